@@ -1,0 +1,148 @@
+"""Assembling the embedded bundle on the user's machine, without torch.
+
+What ships is small (`parts`): the vision graph without its weights, and the weights that the project
+trained.  The rest comes out of two packages.  The graph is filled and quantized to int8; LoRA is merged into
+the language model, which is quantized anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dclocal.bundle import LLM_FILE, PARITY_FILE, VISION_FILE, describe_files, parse_manifest, write_manifest
+from dclocal.errors import BundleError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+PARTS_FILE, GRAPH_FILE, WEIGHTS_FILE, CARD_FILE = "parts.json", "vision_graph.onnx", "weights.safetensors", "README.md"
+VIT_PREFIX, LORA_PREFIX = "vision.vit.tower.", "lora."
+Progress = Callable[[str, int, int], None]
+
+
+def assemble(parts: Path, sources: Mapping[str, Path], out: Path, progress: Progress) -> None:
+    """Fill the empty folder `out` with a bundle; its manifest is written last.
+
+    `sources` maps "vision" to the vision transformer's ONNX file and "llm" to the language model's GGUF.
+    Raises BundleError for parts that are damaged.
+    """
+    description = read_parts(parts)
+    weights = _load_weights(parts / WEIGHTS_FILE)
+    lora = {name.removeprefix(LORA_PREFIX): array for name, array in weights.items() if name.startswith(LORA_PREFIX)}
+    build_vision(parts / GRAPH_FILE, vision_weights(weights, sources["vision"]), out / VISION_FILE, progress)
+    build_llm(
+        sources["llm"], lora, description["lora_scale"], description["llm_quantization"], out / LLM_FILE, progress
+    )
+    for name in (PARITY_FILE, CARD_FILE):
+        shutil.copyfile(parts / name, out / name)
+    progress("writing the manifest", 0, 1)
+    manifest = description["manifest"]
+    manifest["provenance"]["parts_sha256"] = hashlib.sha256((parts / PARTS_FILE).read_bytes()).hexdigest()
+    manifest["files"] = {
+        name: {"size_bytes": entry.size_bytes, "sha256": entry.sha256} for name, entry in describe_files(out).items()
+    }
+    write_manifest(out, parse_manifest(json.dumps(manifest), where=str(out)))
+    progress("writing the manifest", 1, 1)
+
+
+def read_parts(parts: Path) -> dict[str, Any]:
+    """The description in `parts.json`, every file that it lists hashed and compared."""
+    description = json.loads((parts / PARTS_FILE).read_text(encoding="utf-8"))
+    for name, sha256 in description["files"].items():
+        file = parts / name
+        if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != sha256:
+            raise BundleError(f"{file} is missing or not the file that {PARTS_FILE} lists", "install dclocal again")
+    return description
+
+
+def vision_weights(weights: Mapping[str, np.ndarray], vit_onnx: Path) -> dict[str, np.ndarray]:
+    """All weights of the vision graph by name, float32: the shipped ones over the vision transformer's."""
+    import numpy as np
+
+    from dclocal.vit_onnx import read_vit_weights
+
+    filled = {f"{VIT_PREFIX}{name}": array for name, array in read_vit_weights(vit_onnx).items()}
+    shipped = {name: array for name, array in weights.items() if not name.startswith(LORA_PREFIX)}
+    return {name: np.asarray(array, np.float32) for name, array in {**filled, **shipped}.items()}
+
+
+def build_vision(graph: Path, weights: Mapping[str, np.ndarray], out: Path, progress: Progress) -> None:
+    """Fill the shipped graph and quantize its matrix products to int8, weights per channel."""
+    progress("building the vision graph", 0, 3)
+    full = out.with_suffix(".fp32.onnx")
+    fill_graph(graph, weights, full)
+    progress("building the vision graph", 1, 3)
+    folded = out.with_suffix(".folded.onnx")
+    fold_constants(full, folded)
+    full.unlink()
+    progress("building the vision graph", 2, 3)
+    quantize_vision(folded, out)
+    folded.unlink()
+    progress("building the vision graph", 3, 3)
+
+
+def fill_graph(graph: Path, weights: Mapping[str, np.ndarray], out: Path) -> None:
+    """Write the graph with every empty initializer filled by name; raises BundleError for a shape that differs."""
+    import onnx
+    from onnx import TensorProto
+
+    model = onnx.load(graph, load_external_data=False)
+    for tensor in model.graph.initializer:
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        array = weights.get(tensor.name)
+        if array is None or list(array.shape) != list(tensor.dims):
+            found = "missing" if array is None else f"of shape {list(array.shape)}"
+            raise BundleError(
+                f"the weight {tensor.name} is {found}, expected {list(tensor.dims)}", "install dclocal again"
+            )
+        tensor.ClearField("external_data")
+        tensor.data_location = TensorProto.DEFAULT
+        tensor.raw_data = array.astype("<f4").tobytes()
+    onnx.save(model, out)
+
+
+def fold_constants(source: Path, out: Path) -> None:
+    """ONNX Runtime's basic, provider-independent simplifications: constants folded, weights laid as used."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(out)
+    onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+
+
+def quantize_vision(source: Path, out: Path) -> None:
+    """Dynamic int8 of the matrix products with constant weights, per channel; convolutions stay float32."""
+    import logging
+
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    logging.getLogger().setLevel(max(logging.ERROR, logging.getLogger().level))  # it warns of a step not needed here
+    quantize_dynamic(source, out, op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8)
+
+
+def build_llm(
+    gguf_file: Path, lora: Mapping[str, np.ndarray], scale: float, quantization: str, out: Path, progress: Progress
+) -> None:
+    """Merge LoRA into the language model at float16, then quantize it as a whole."""
+    from dclocal.gguf_merge import merge_lora, quantize_gguf
+
+    merged = out.with_suffix(".f16.gguf")
+    merge_lora(gguf_file, lora, scale, merged, lambda done, total: progress("merging the adapter", done, total))
+    progress("quantizing the language model", 0, 1)
+    quantize_gguf(merged, out, quantization)
+    merged.unlink()
+    progress("quantizing the language model", 1, 1)
+
+
+def _load_weights(file: Path) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load_file
+
+    return load_file(file)

@@ -1,0 +1,220 @@
+"""A conversation about pictures: attachments and turns in, events out.
+
+The one way to ask a bundle: the command line, the terminal app, evaluation and any server share it.
+Segments of past turns are kept as they were evaluated, so that a follow-up question finds them in the cache
+and evaluates its own tokens alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dclocal.bundle import Bundle, Sampling
+from dclocal.errors import PromptError
+from dclocal.prompt import Embeds, Message, Segment, Tokens, render, to_segments
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+
+    from dclocal.llm import Prefill
+
+
+class Vision(Protocol):
+    """What a session needs of `vision.VisionEncoder`."""
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray: ...
+
+
+class LanguageModel(Protocol):
+    """What a session needs of `llm.LLM`."""
+
+    n_ctx: int
+    last_tokens: list[int]
+
+    def tokenize(self, text: str, parse_special: bool) -> list[int]: ...
+    def prefill(self, segments: Sequence[Segment]) -> Prefill: ...
+    def generate(
+        self, sampling: Sampling, *, seed: int, max_tokens: int, stop: Sequence[str] = ()
+    ) -> Iterator[str]: ...
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """An image of the conversation: its number, from 1, and the key of its content."""
+
+    number: int
+    key: str
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What one answer cost: milliseconds, tokens, and tokens a second while decoding."""
+
+    encode_ms: float
+    prefill_ms: float
+    ttft_ms: float
+    decode_tps: float
+    prompt_tokens: int
+    image_tokens: int
+    answer_tokens: int
+    image_cached: bool
+
+
+@dataclass(frozen=True)
+class ImageEncoded:
+    """An image's embeddings are there; `cached` if they already were."""
+
+    key: str
+    cached: bool
+    encode_ms: float
+
+
+@dataclass(frozen=True)
+class PromptReady:
+    """The prompt is evaluated: its tokens, those found in the cache, and the time it took."""
+
+    prompt_tokens: int
+    reused_tokens: int
+    prefill_ms: float
+
+
+@dataclass(frozen=True)
+class TextPiece:
+    """The next piece of the answer."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The answer is complete."""
+
+    answer: str
+    stats: Stats
+
+
+Event = ImageEncoded | PromptReady | TextPiece | Answered
+
+
+class ChatSession:
+    """One conversation with a bundle; `messages` is what was said so far."""
+
+    def __init__(self, bundle: Bundle, vision: Vision, llm: LanguageModel, system: str = ""):
+        self.bundle, self.vision, self.llm = bundle, vision, llm
+        self.system = system
+        self._images: dict[str, Image] = {}
+        self._embeds: dict[str, np.ndarray] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was said; attached images keep their numbers and embeddings."""
+        self.messages: list[Message] = []
+        self._segments: list[Segment] = []
+        if self.system:
+            self.messages.append(Message("system", self.system))
+
+    def attach(self, image: Image) -> Attachment:
+        """Make an image known; the same content keeps its number."""
+        from dclocal.images import image_key
+
+        key = image_key(image)
+        self._images.setdefault(key, image)
+        return Attachment(list(self._images).index(key) + 1, key)
+
+    def ask(
+        self,
+        text: str,
+        images: Sequence[Attachment] = (),
+        *,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        seed: int = 0,
+    ) -> Iterator[Event]:
+        """Ask, yielding events; closing the iterator early keeps what was answered so far.
+
+        Raises PromptError for an empty question or one that does not fit the context.
+        """
+        if not text.strip():
+            raise PromptError("the question is empty", "ask something")
+        started = time.perf_counter()
+        keys = tuple(attachment.key for attachment in images)
+        encoded = [self._encode(key) for key in keys]
+        yield from encoded
+        question = Message("user", text.strip(), keys)
+        segments = [*self._segments, *self._new_segments(question)]
+        prefill_started = time.perf_counter()
+        prefill = self.llm.prefill(segments)
+        prefill_ms = _milliseconds_since(prefill_started)
+        yield PromptReady(prefill.total, prefill.reused, prefill_ms)
+
+        sampling = self.bundle.manifest.sampling
+        if temperature is not None:
+            sampling = dataclasses.replace(sampling, temperature=temperature)
+        room = self.llm.n_ctx - prefill.total
+        limit = min(max_tokens or sampling.max_tokens, room)
+        pieces: list[str] = []
+        first = last = None
+        stop = (self.bundle.manifest.prompt.answer_end,)
+        try:
+            for piece in self.llm.generate(sampling, seed=seed, max_tokens=limit, stop=stop):
+                last = time.perf_counter()
+                first = first or last
+                pieces.append(piece)
+                yield TextPiece(piece)
+        finally:
+            self._remember(question, segments, "".join(pieces))
+        tokens = len(self.llm.last_tokens)
+        spent = (last or 0.0) - (first or 0.0)
+        stats = Stats(
+            encode_ms=sum(event.encode_ms for event in encoded),
+            prefill_ms=prefill_ms,
+            ttft_ms=1000 * ((first or time.perf_counter()) - started),
+            decode_tps=(tokens - 1) / spent if tokens > 1 and spent > 0 else 0.0,
+            prompt_tokens=prefill.total,
+            image_tokens=sum(len(segment) for segment in segments if isinstance(segment, Embeds)),
+            answer_tokens=tokens,
+            image_cached=bool(encoded) and all(event.cached for event in encoded),
+        )
+        yield Answered("".join(pieces).strip(), stats)
+
+    def _encode(self, key: str) -> ImageEncoded:
+        from dclocal.images import to_pixels
+
+        started = time.perf_counter()
+        cached = key in self._embeds
+        if not cached:
+            pixels = to_pixels([self._images[key]], self.bundle.manifest.vision.image)
+            self._embeds[key] = self.vision.encode(pixels)[0]
+        return ImageEncoded(key, cached, _milliseconds_since(started))
+
+    def _new_segments(self, question: Message) -> list[Segment]:
+        """The segments that this question adds, up to where its answer starts."""
+        opening = [] if self._segments else [message for message in self.messages if message.role == "system"]
+        pieces = render(self.bundle.manifest.prompt, [*opening, question], answer_next=True)
+        if self._segments:
+            pieces = [piece for piece in pieces if piece.text != self.bundle.manifest.prompt.bos]
+        return to_segments(pieces, self.llm.tokenize, self._embeds)
+
+    def _remember(self, question: Message, segments: list[Segment], answer: str) -> None:
+        """Keep the turn: its segments as evaluated, the answer's own tokens, and the tokens that close it."""
+        prompt = self.bundle.manifest.prompt
+        closing = self.llm.tokenize(prompt.answer_end + prompt.answer_suffix, True)
+        self._segments = [*segments, Tokens((*self.llm.last_tokens, *closing))]
+        self.messages += [question, Message("assistant", answer.strip())]
+
+
+def transcript(session: ChatSession) -> dict[str, Any]:
+    """The conversation as JSON data: the bundle's name and every message with its images' keys."""
+    return {
+        "bundle": session.bundle.manifest.name,
+        "messages": [dataclasses.asdict(message) for message in session.messages],
+    }
+
+
+def _milliseconds_since(started: float) -> float:
+    return 1000 * (time.perf_counter() - started)

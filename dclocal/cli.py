@@ -1,0 +1,110 @@
+"""The command line: finds commands, runs one, and turns how it ended into one line and an exit status.
+
+A command's module is imported when it is run, so that `dclocal --help` is instant.  Other packages add
+commands through the entry-point group `dclocal.commands`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from dclocal import __version__
+from dclocal.errors import UserError
+
+# name → (module:function, short help)
+COMMANDS = {
+    "chat": ("dclocal.commands.chat:chat", "Ask about pictures."),
+    "bundle": ("dclocal.commands.bundle:bundle", "List, pull, show, verify and remove bundles."),
+    "eval": ("dclocal.commands.evaluate:evaluate", "Measure a bundle on a test."),
+    "bench": ("dclocal.commands.bench:bench", "Time each stage on this machine."),
+    "doctor": ("dclocal.commands.doctor:doctor", "Say what is installed, what is missing and how to get it."),
+    "completion": ("dclocal.commands.completion:completion", "Print the completion script of a shell."),
+}
+ENTRY_POINTS = "dclocal.commands"
+# Commands of ours that an extra brings: name → (package that it needs, extra)
+EXTRAS = {"train": ("torch", "train"), "export": ("torch", "export")}
+
+
+class Commands(click.Group):
+    """The commands of this package and of plug-ins, imported one at a time."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return [*COMMANDS, *sorted(set(_plugins()) - set(COMMANDS))]
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name in COMMANDS:
+            return _load(COMMANDS[name][0])
+        target = _plugins().get(name)
+        if target is None:
+            return None
+        try:
+            return _load(target)
+        except ModuleNotFoundError as error:
+            _, extra = EXTRAS.get(name, ("", name))
+            raise UserError(f"`dclocal {name}` needs {error.name}", f"pip install 'dclocal[{extra}]'") from error
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Names and short helps, without importing any command."""
+        rows = [(name, text) for name, (_, text) in COMMANDS.items()]
+        rows += [(name, f"From {target.partition('.')[0]}.") for name, target in sorted(_plugins().items())]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="dclocal")
+def cli() -> None:
+    """Chat with pictures on your own machine.
+
+    Example: dclocal chat photo.jpg -p "What is this?"
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit: 0 success, 2 a user's mistake, 1 a fault, 130 Ctrl-C."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
+    try:
+        result = cli.main(args=arguments, prog_name="dclocal", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    except click.ClickException as error:
+        error.show(file=sys.stderr)
+        return error.exit_code
+    except UserError as error:
+        print(f"dclocal: {error}", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        print(file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the exit's flush is quiet too
+        return 0
+    except Exception as error:
+        if os.environ.get("DCLOCAL_DEBUG"):
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        print(f"dclocal: fault: {reason} — DCLOCAL_DEBUG=1 shows where", file=sys.stderr)
+        return 1
+
+
+def _plugins() -> dict[str, str]:
+    """Commands that other packages bring: name → module:function."""
+    from importlib.metadata import entry_points
+
+    return {entry.name: entry.value for entry in entry_points(group=ENTRY_POINTS)}
+
+
+def _load(target: str) -> click.Command:
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)

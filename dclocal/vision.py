@@ -1,0 +1,53 @@
+"""ONNX Runtime session over `vision.onnx`: normalised pixels to embeddings in the LLM's space."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dclocal.bundle import Bundle
+from dclocal.errors import BundleError
+
+INPUT, OUTPUT = "pixels", "embeds"
+PREFERRED_PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
+BATCH = 8
+
+
+class VisionEncoder:
+    """Encodes pictures; `providers` are those that ONNX Runtime took, `encoded_images` counts its work.
+
+    Raises BundleError where the graph cannot be loaded or gives another shape than the manifest says.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int | None = None):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads or 0
+        known = onnxruntime.get_available_providers()
+        providers = [provider for provider in PREFERRED_PROVIDERS if provider in known]
+        try:
+            self._session = onnxruntime.InferenceSession(str(bundle.vision_path), options, providers=providers)
+        except Exception as error:  # ONNX Runtime's errors share no base class of their own
+            reason = " ".join(str(error).split())[:200]
+            raise BundleError(
+                f"{bundle.vision_path} cannot be loaded: {reason}", "remove the bundle and pull it again"
+            ) from error
+        self._vision = bundle.manifest.vision
+        self.providers: list[str] = self._session.get_providers()
+        self.encoded_images = 0
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        """float32 `[n, 3, size, size]` to float32 `[n, tokens, n_embd]`."""
+        runs = [self._run(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)]
+        return runs[0] if len(runs) == 1 else np.concatenate(runs)
+
+    def _run(self, pixels: np.ndarray) -> np.ndarray:
+        embeds = self._session.run([OUTPUT], {INPUT: pixels})[0]
+        expected = (len(pixels), self._vision.tokens, self._vision.n_embd)
+        if embeds.shape != expected:
+            raise BundleError(
+                f"vision.onnx gave shape {embeds.shape}, the manifest says {expected}", "pull the bundle again"
+            )
+        self.encoded_images += len(pixels)
+        return embeds

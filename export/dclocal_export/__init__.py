@@ -1,0 +1,1 @@
+"""Checkpoints to what a laptop runs: the vision graph, quantization and the proof that it is the same model."""

@@ -1,0 +1,48 @@
+"""Vision backbone, connector and interpolation as one ONNX graph: pixels in, LLM-space embeddings out."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dclocal.vision import INPUT, OUTPUT
+from dclocal_models.vlm import DenseConnectorModel
+
+OPSET = 17
+
+
+class _ImageEncoder(nn.Module):
+    """The vision side alone, so that the graph's initializers carry the checkpoint's own names."""
+
+    def __init__(self, model: DenseConnectorModel):
+        super().__init__()
+        self.vision, self.connector = model.vision, model.connector
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        output = self.vision(pixels)
+        return self.connector(output.hidden_states, output.conv_map)
+
+
+def export_vision(model: DenseConnectorModel, path: Path) -> None:
+    """Write the fp32 graph to `path`: input "pixels" `[batch, 3, H, W]`, output "embeds" `[batch, tokens, n_embd]`.
+
+    Initializers keep the names of the model's parameters (nothing is folded), so that a graph can be shipped
+    without its weights and filled later.
+    """
+    size = model.config.vision.image_size
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing warns of shape checks inside transformers
+        torch.onnx.export(
+            _ImageEncoder(model).eval().float(),
+            (torch.zeros(2, 3, size, size),),
+            str(path),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
+            opset_version=OPSET,
+            do_constant_folding=False,
+            dynamo=False,
+        )

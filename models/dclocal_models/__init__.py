@@ -1,0 +1,1 @@
+"""PyTorch definitions of Dense Connector models: vision backbones, connectors and the assembled model."""

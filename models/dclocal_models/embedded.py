@@ -1,0 +1,78 @@
+"""The embedded default's pretrained parts as PyTorch modules: where `dc-tiny` starts from.
+
+The vision transformer comes out of an ONNX file (saliency weights over a DINOv2 ViT-S/14), the
+convolutional branch out of a `.pth`, the language model out of a GGUF.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dclocal.vit_onnx import read_vit_weights
+from dclocal_models.connectors import ConnectorConfig
+from dclocal_models.efficientnet_lite import import_weights
+from dclocal_models.vision import VisionConfig
+from dclocal_models.vlm import DenseConnectorModel, ModelConfig
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+DC_TINY = ModelConfig(
+    vision=VisionConfig(
+        backbone="dinov2+efficientnet_lite2",
+        image_size=336,
+        image_mean=IMAGENET_MEAN,
+        image_std=IMAGENET_STD,
+        tower={
+            "hidden_size": 384,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 6,
+            "patch_size": 14,
+            "layer_norm_eps": 1e-6,
+        },
+    ),
+    connector=ConnectorConfig(kind="dci", groups=2, reduce="mean", token_grid=(12, 12)),
+    prompt="chatml",
+)
+
+
+def vit_state_dict(onnx_file: Path, grid: tuple[int, int]) -> dict[str, Tensor]:
+    """transformers' `Dinov2Model` weights, position embeddings resampled to `grid` as that class does it."""
+    weights = {name: torch.from_numpy(array.copy()) for name, array in read_vit_weights(onnx_file).items()}
+    positions = weights["embeddings.position_embeddings"]
+    weights["embeddings.position_embeddings"] = resample_positions(positions, grid)
+    weights["embeddings.mask_token"] = torch.zeros(1, positions.shape[-1])
+    return weights
+
+
+def resample_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Position embeddings `[1, 1 + side², width]` to `[1, 1 + rows·columns, width]`, bicubic, class token kept."""
+    class_token, patches = positions[:, :1], positions[:, 1:]
+    side = int(np.sqrt(patches.shape[1]))
+    as_map = patches.reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    resampled = functional.interpolate(as_map, size=grid, mode="bicubic", align_corners=False)
+    return torch.cat([class_token, resampled.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
+
+
+def load_language_model(gguf_file: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The language model and tokenizer from a GGUF, its quantized weights expanded to `dtype`."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where = {"pretrained_model_name_or_path": str(gguf_file.parent), "gguf_file": gguf_file.name}
+    return AutoModelForCausalLM.from_pretrained(**where, dtype=dtype), AutoTokenizer.from_pretrained(**where)
+
+
+def pretrained_dc_tiny(
+    vit_onnx: Path, conv_pth: Path, llm_gguf: Path, *, dtype: torch.dtype = torch.float32
+) -> tuple[DenseConnectorModel, Any]:
+    """`dc-tiny` before training: pretrained towers and language model, a fresh connector."""
+    llm, tokenizer = load_language_model(llm_gguf, dtype)
+    model = DenseConnectorModel(DC_TINY, llm)
+    vit = model.vision.vit
+    vit.tower.load_state_dict(vit_state_dict(vit_onnx, vit.grid))
+    model.vision.conv.load_state_dict(import_weights(conv_pth))
+    return model, tokenizer

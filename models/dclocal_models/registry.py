@@ -1,0 +1,26 @@
+"""Exact names of what can be put together; an unknown name lists the known ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from dclocal_models.connectors import DenseChannelConnector
+from dclocal_models.vision import Dinov2Backbone, Dinov2EfficientNetBackbone
+
+BACKBONES = {
+    "dinov2": Dinov2Backbone,
+    "dinov2+efficientnet_lite2": Dinov2EfficientNetBackbone,
+}
+CONNECTORS = {
+    "dci": DenseChannelConnector,
+}
+
+Entry = TypeVar("Entry")
+
+
+def lookup(registry: Mapping[str, Entry], name: str, what: str) -> Entry:
+    """The entry of that exact name; raises ValueError listing the known names."""
+    if name not in registry:
+        raise ValueError(f"unknown {what} {name!r}; known: {', '.join(sorted(registry))}")
+    return registry[name]

@@ -1,0 +1,1 @@
+"""Training of Dense Connector models: data, stages and the run itself."""

@@ -1,0 +1,1 @@
+"""Training sets that anyone can rebuild from packages: pictures with exact ground truth."""
