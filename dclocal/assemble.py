@@ -32,7 +32,7 @@ def assemble(parts: Path, sources: Mapping[str, Path], out: Path, progress: Prog
     Raises BundleError for parts that are damaged.
     """
     description = read_parts(parts)
-    weights = _load_weights(parts / WEIGHTS_FILE)
+    weights = load_weights(parts / WEIGHTS_FILE)
     lora = {name.removeprefix(LORA_PREFIX): array for name, array in weights.items() if name.startswith(LORA_PREFIX)}
     build_vision(parts / GRAPH_FILE, vision_weights(weights, sources["vision"]), out / VISION_FILE, progress)
     build_llm(
@@ -142,7 +142,8 @@ def build_llm(
     progress("quantizing the language model", 1, 1)
 
 
-def _load_weights(file: Path) -> dict[str, np.ndarray]:
+def load_weights(file: Path) -> dict[str, np.ndarray]:
+    """The shipped weights by name, float16."""
     from safetensors.numpy import load_file
 
     return load_file(file)

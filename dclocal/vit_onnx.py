@@ -37,7 +37,7 @@ def read_vit_weights(onnx_file: Path) -> dict[str, np.ndarray]:
         for tensor in tensors.values()
         if list(tensor.dims) in ([1, 1, 384], [1, 1369, 384]) and tensor.name.startswith("onnx::")
     ]
-    if len(positions) != 2 or f"encoder.layer.11.mlp.fc2.weight" not in weights:
+    if len(positions) != 2 or "encoder.layer.11.mlp.fc2.weight" not in weights:
         raise BundleError(f"{onnx_file} does not hold the vision transformer expected", "remove it and pull again")
     weights["embeddings.position_embeddings"] = np.concatenate(sorted(positions, key=lambda a: a.shape[1]), axis=1)
     return weights

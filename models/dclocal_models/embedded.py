@@ -76,3 +76,29 @@ def pretrained_dc_tiny(
     vit.tower.load_state_dict(vit_state_dict(vit_onnx, vit.grid))
     model.vision.conv.load_state_dict(import_weights(conv_pth))
     return model, tokenizer
+
+
+def trained_dc_tiny(
+    parts: Path, vit_onnx: Path, llm_gguf: Path, *, dtype: torch.dtype = torch.float32
+) -> tuple[DenseConnectorModel, Any]:
+    """`dc-tiny` as it ships, in PyTorch: the parts' weights over the pretrained ones, LoRA merged.
+
+    What the assembled bundle is compared with.
+    """
+    from safetensors.torch import load_file
+
+    from dclocal.assemble import LORA_PREFIX, WEIGHTS_FILE, read_parts
+
+    llm, tokenizer = load_language_model(llm_gguf, dtype)
+    model = DenseConnectorModel(DC_TINY, llm)
+    model.vision.vit.tower.load_state_dict(vit_state_dict(vit_onnx, model.vision.grid))
+    weights = {name: tensor.float() for name, tensor in load_file(parts / WEIGHTS_FILE).items()}
+    shipped = {name: tensor for name, tensor in weights.items() if not name.startswith(LORA_PREFIX)}
+    model.load_state_dict(shipped, strict=False)
+    scale = read_parts(parts)["lora_scale"]
+    layers = model.base_llm.model
+    for name in weights:
+        if name.startswith(LORA_PREFIX) and name.endswith(".A"):
+            linear = layers.get_submodule(name.removeprefix(LORA_PREFIX).removesuffix(".A"))
+            linear.weight.data += (scale * weights[f"{name[:-1]}B"] @ weights[name]).to(dtype)
+    return model.eval(), tokenizer

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from dclocal.prompt import FORMATS, Tokenize
+from dclocal.prompt import FORMATS
+from dclocal_models.answer import tokenize_with
 from dclocal_models.embedded import pretrained_dc_tiny
 from dclocal_models.registry import lookup
 from dclocal_models.vlm import DenseConnectorModel, save_checkpoint
@@ -68,15 +69,6 @@ def stage_dataset(recipe: Recipe, stage: StageConfig, model: DenseConnectorModel
     encoder = Encoder(prompt, tokenize_with(tokenizer), model.connector.tokens, placeholder=0)
     plan = TurnPlan(stage.max_turns, stage.branched_share, recipe.seed)
     return RowDataset(read_rows(folder / stage.rows), folder, encoder, plan)
-
-
-def tokenize_with(tokenizer: Any) -> Tokenize:
-    """A Hugging Face tokenizer as the prompt's tokenize function: special tokens count in control text alone."""
-
-    def tokenize(text: str, parse_special: bool) -> list[int]:
-        return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=not parse_special)
-
-    return tokenize
 
 
 def fill_cache(cache: FeatureCache, model: DenseConnectorModel, dataset: RowDataset) -> None:

