@@ -72,7 +72,7 @@ def quantize_gguf(source: Path, out: Path, quantization: str) -> None:
     """llama.cpp's own quantization; `quantization` is a name in QUANTIZATIONS."""
     import llama_cpp.llama_cpp as llama
 
-    from dclocal.llama_log import capture_log
+    from dclocal.llama_log import capture_log, run_logging
     from dclocal.machine import usable_cores
 
     if quantization not in QUANTIZATIONS:
@@ -83,7 +83,7 @@ def quantize_gguf(source: Path, out: Path, quantization: str) -> None:
     params.allow_requantize = True
     params.nthread = usable_cores()
     params.token_embedding_type = params.output_tensor_type = llama.GGML_TYPE_Q8_0
-    if llama.llama_model_quantize(os.fsencode(source), os.fsencode(out), params):
+    if run_logging(llama.llama_model_quantize, os.fsencode(source), os.fsencode(out), params):
         raise BundleError(
             f"llama.cpp could not quantize {source}: {' '.join(log.errors)[-200:]}", "see the free disk space"
         )

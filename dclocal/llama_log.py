@@ -9,12 +9,17 @@ import collections
 import ctypes
 import functools
 import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import llama_cpp.llama_cpp as llama
 
 LOGGER = logging.getLogger("dclocal.llama")
 KEPT_LINES = 12
 LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
+
+Result = TypeVar("Result")
 
 
 class _Receiver:
@@ -38,3 +43,12 @@ class _Receiver:
 def capture_log() -> _Receiver:
     """Route the log, once a process; the result's `errors` are the newest warnings and errors."""
     return _Receiver()
+
+
+def run_logging(function: Callable[..., Result], *arguments: object) -> Result:
+    """Call a function of llama.cpp that logs, in a thread of its own.
+
+    Python delivers Ctrl-C to the main thread alone; arriving inside a callback from C it would be lost.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function, *arguments).result()

@@ -19,7 +19,7 @@ import numpy as np
 
 from dclocal.bundle import Sampling
 from dclocal.errors import BundleError, PromptError
-from dclocal.llama_log import capture_log
+from dclocal.llama_log import capture_log, run_logging
 from dclocal.machine import usable_cores
 from dclocal.prompt import Embeds, Segment
 
@@ -65,7 +65,7 @@ class LLM:
     def _loaded(self, path: Path, params: Any) -> Any:
         if not path.is_file():
             raise BundleError(f"there is no language model {path}", "remove the bundle and pull it again")
-        model = llama.llama_model_load_from_file(os.fsencode(path), params)
+        model = run_logging(llama.llama_model_load_from_file, os.fsencode(path), params)
         if not model:
             why = self._log.errors[0] if self._log.errors else "llama.cpp gave no reason"
             raise BundleError(f"{path} cannot be loaded: {why}", "remove the bundle and pull it again")
@@ -77,7 +77,7 @@ class LLM:
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
         params.no_perf = True
-        context = llama.llama_init_from_model(self._model, params)
+        context = run_logging(llama.llama_init_from_model, self._model, params)
         if not context:
             self.close()
             raise BundleError(f"{path}: no context of {n_ctx} tokens could be made", "free memory and try again")
@@ -99,7 +99,7 @@ class LLM:
         The last cell is always evaluated, since its logits are needed.  Raises PromptError where they do not
         fit the context, ValueError for embeddings of another width.
         """
-        wanted = list(_cells(segments))
+        wanted = list(segment_cells(segments))
         if not wanted:
             raise PromptError("the prompt is empty", "ask something")
         if len(wanted) >= self.n_ctx:
@@ -107,7 +107,7 @@ class LLM:
                 f"the prompt has {len(wanted)} tokens, the context holds {self.n_ctx}",
                 "send fewer images or start anew with /reset",
             )
-        reused = min(_common_prefix(self.cells, wanted), len(wanted) - 1)
+        reused = min(common_prefix(self.cells, wanted), len(wanted) - 1)
         self._forget_from(reused)
         start = 0
         for segment in segments:
@@ -226,7 +226,8 @@ class LLM:
         self.evaluated_tokens += len(cells)
 
 
-def _cells(segments: Sequence[Segment]) -> Iterator[Cell]:
+def segment_cells(segments: Sequence[Segment]) -> Iterator[Cell]:
+    """What each position of these segments holds."""
     for segment in segments:
         if isinstance(segment, Embeds):
             yield from ((segment.key, row) for row in range(len(segment)))
@@ -234,7 +235,8 @@ def _cells(segments: Sequence[Segment]) -> Iterator[Cell]:
             yield from segment.ids
 
 
-def _common_prefix(held: Sequence[Cell], wanted: Sequence[Cell]) -> int:
+def common_prefix(held: Sequence[object], wanted: Sequence[object]) -> int:
+    """How many cells from the start are the same in both."""
     for index, (one, other) in enumerate(zip(held, wanted)):
         if one != other:
             return index

@@ -1,0 +1,198 @@
+"""The command line as scripts and people see it: exit statuses, where text goes, and how fast help comes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dclocal.cli import COMMANDS, run
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+HEAVY = ("numpy", "PIL", "onnxruntime", "llama_cpp", "rich", "httpx", "torch", "transformers", "prompt_toolkit", "onnx")
+
+
+def dclocal(*arguments: str, home: Path, **options: object) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "DCLOCAL_HOME": str(home)}
+    command = [sys.executable, "-m", "dclocal", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, **options)  # type: ignore[call-overload, no-any-return]
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """`dclocal --help` is instant because it imports no runtime; counted, not timed."""
+    code = (
+        "import sys; from dclocal.cli import run; run(['--help']); "
+        f"print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    assert all(name in done.stdout for name in [*COMMANDS, "train", "export"])
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, "train", "export"])
+def test_every_command_has_help_with_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([name, "--help"]) == 0
+    assert "Example" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["chat", "missing.jpg", "-p", "hm?"], "missing.jpg does not exist"),
+        (["chat", ".", "-p", "hm?"], "is a folder"),
+        (["chat", "--bundle", "none", "-p", "hm?"], "there is no bundle 'none'"),
+        (["bundle", "show", "none"], "there is no bundle 'none'"),
+        (["bundle", "remove", "../x"], "there is no bundle"),
+        (["bundle", "pull", "dc-tiny", "--from", "nowhere"], "nowhere is not a folder"),
+        (["chat", "--json"], "--json and - need a question"),
+        (["nonsense"], "No such command"),
+        (["train", "none.yaml"], "there is no recipe"),
+    ],
+)
+def test_mistakes_exit_2_with_one_line(
+    arguments: list[str], expected: str, own_home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    assert run(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and expected in captured.err
+    assert "Traceback" not in captured.err
+    if captured.err.startswith("dclocal:"):
+        assert captured.err.count("\n") == 1
+
+
+def test_faults_exit_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("broken\nin two lines")
+
+    monkeypatch.setattr("dclocal.doctor.examine", fail)
+    assert run(["doctor"]) == 1
+    assert capsys.readouterr().err == "dclocal: fault: broken in two lines — DCLOCAL_DEBUG=1 shows where\n"
+
+
+def test_doctor_tells_what_it_found(own_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["can_chat"] and report["machine"]["cores"] == len(os.sched_getaffinity(0))
+    assert report["packages"]["llama-cpp-python"] == "0.3.36"
+    assert "CPUExecutionProvider" in report["runtimes"]["ONNX Runtime providers"]
+
+
+def test_doctor_names_a_conflict_and_what_is_missing(monkeypatch: pytest.MonkeyPatch, own_home: Path) -> None:
+    from dclocal import doctor
+
+    found = {"onnxruntime-gpu": "1.20", "gguf": "missing"}
+    real = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: found.get(name, real(name)))
+    report = doctor.examine()
+    assert any("both installed" in problem for problem in report["problems"])
+    assert "gguf is missing: pip install gguf" in report["problems"] and not report["can_chat"]
+
+
+def test_list_names_what_can_be_pulled(own_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bundle", "list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0] == {
+        "name": "dc-tiny", "state": "not pulled yet", "size_bytes": None, "llm": None, "vision": None,
+    }  # fmt: skip
+
+
+@pytest.mark.bundle
+def test_one_question_streams_an_answer(bundle_home: Path) -> None:
+    """The first thing that anyone does."""
+    done = dclocal("chat", str(EXAMPLES / "circle.png"), "-p", "what color is the circle?", home=bundle_home)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "red\n", "")
+
+
+@pytest.mark.bundle
+def test_json_is_the_contract(bundle_home: Path) -> None:
+    picture = (EXAMPLES / "circle.png").read_bytes()
+    command = [sys.executable, "-m", "dclocal", "chat", "-", "-p", "what shape is present?", "--json"]
+    environment = {**os.environ, "DCLOCAL_HOME": str(bundle_home)}
+    done = subprocess.run(command, input=picture, capture_output=True, env=environment, check=True)
+    answer = json.loads(done.stdout)
+    assert answer["answer"] == "circle" and answer["bundle"] == "dc-tiny" and done.stderr == b""
+    assert list(answer["stats"]) == [
+        "encode_ms", "prefill_ms", "ttft_ms", "decode_tps", "prompt_tokens", "image_tokens", "answer_tokens", "image_cached",
+    ]  # fmt: skip
+    assert answer["stats"]["image_tokens"] == 144
+
+
+@pytest.mark.bundle
+def test_several_pictures_and_none(bundle_home: Path) -> None:
+    pictures = [str(EXAMPLES / name) for name in ("circle.png", "strawberry.png")]
+    both = json.loads(dclocal("chat", *pictures, "-p", "What is this?", "--json", home=bundle_home).stdout)
+    assert both["stats"]["image_tokens"] == 288
+    none = json.loads(dclocal("chat", "-p", "Hello", "--json", home=bundle_home).stdout)
+    assert none["stats"]["image_tokens"] == 0
+
+
+@pytest.mark.bundle
+def test_the_runtime_runs_without_torch(bundle_home: Path, tmp_path: Path) -> None:
+    """A laptop has no torch: importing it, or any of ours that needs it, would fail there."""
+    blocked = ("torch", "transformers", "peft", "optimum", "dclocal_models", "dclocal_train", "dclocal_export")
+    code = f"""
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked!r}:
+            raise ImportError(name + " is blocked")
+sys.meta_path.insert(0, Block())
+from dclocal.cli import run
+status = run(["bundle", "pull", "--from", {str(os.environ.get("DCLOCAL_TEST_WHEELS") or bundle_home / "wheels")!r}])
+sys.exit(status or run(["chat", {str(EXAMPLES / "circle.png")!r}, "-p", "what color is the circle?"]))
+"""
+    environment = {**os.environ, "DCLOCAL_HOME": str(tmp_path / "home")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=180)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "red", done.stderr
+
+
+@pytest.mark.bundle
+def test_show_list_and_verify(bundle_home: Path, tmp_path: Path) -> None:
+    shown = dclocal("bundle", "show", home=bundle_home).stdout
+    assert "Apache-2.0" in shown and "144 tokens" in shown and "vision int8 cosine mean" in shown
+    assert "ready" in dclocal("bundle", "list", home=bundle_home).stdout
+    assert dclocal("bundle", "verify", home=bundle_home).returncode == 0
+    copy = tmp_path / "home" / "bundles" / "dc-tiny"
+    import shutil
+
+    shutil.copytree(bundle_home / "bundles" / "dc-tiny", copy)
+    with (copy / "llm.gguf").open("r+b") as file:
+        file.seek(10_000_000)
+        byte = file.read(1)
+        file.seek(10_000_000)
+        file.write(bytes([byte[0] ^ 1]))
+    damaged = dclocal("bundle", "verify", home=tmp_path / "home")
+    assert damaged.returncode == 2 and "llm.gguf: SHA-256 differs" in damaged.stderr
+    assert dclocal("bundle", "remove", "dc-tiny", home=tmp_path / "home").returncode == 0
+    assert not copy.exists()
+
+
+@pytest.mark.bundle
+@pytest.mark.parametrize("delay", [0.05, 0.4, 0.9])
+def test_ctrl_c_exits_130(bundle_home: Path, delay: float) -> None:
+    """While importing, while loading, while asking: always the same, and never a traceback."""
+    command = [sys.executable, "-c", "print('up', flush=True); from dclocal.cli import main; main()"]
+    command += ["chat", "-p", "Tell me a long story about a dog.", "--max-tokens", "4000"]
+    environment = {**os.environ, "DCLOCAL_HOME": str(bundle_home)}
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    assert child.stdout is not None and child.stdout.readline() == "up\n"
+    time.sleep(delay)
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=30)
+    assert "Traceback" not in errors
+    # a late one may find the story told, or the interpreter on its way out, where the signal itself ends it
+    assert child.returncode in ((130, 0, -signal.SIGINT) if delay > 0.5 else (130,))
+
+
+@pytest.mark.bundle
+def test_a_closed_pipe_is_quiet(bundle_home: Path) -> None:
+    command = f"{sys.executable} -m dclocal bundle show | head -1"
+    environment = {**os.environ, "DCLOCAL_HOME": str(bundle_home)}
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment)
+    assert done.stdout.startswith("name") and done.stderr == ""

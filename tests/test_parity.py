@@ -1,0 +1,110 @@
+"""The bundle against the PyTorch model that it was made from: what a user runs is what was trained."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dclocal.assemble import GRAPH_FILE, WEIGHTS_FILE, fill_graph, load_weights, vision_weights
+from dclocal.bundle import Bundle
+from dclocal.evaluate import easy_vqa_items
+from dclocal.images import to_pixels
+from dclocal.llm import LLM
+from dclocal.prompt import Tokens
+from dclocal.store import parts_folder
+from dclocal_export.parity import answer_parity, vision_parity
+from dclocal_models.answer import embed_images
+from dclocal_models.embedded import trained_dc_tiny
+from dclocal_models.vlm import DenseConnectorModel
+
+pytestmark = pytest.mark.bundle
+
+
+@pytest.fixture(scope="module")
+def reference(sources: dict[str, Path]) -> tuple[DenseConnectorModel, Any]:
+    """dc-tiny in PyTorch, float32."""
+    return trained_dc_tiny(parts_folder("dc-tiny"), sources["vision"], sources["llm"])
+
+
+def test_embeddings_on_photographs(
+    reference: tuple[DenseConnectorModel, Any],
+    bundle: Bundle,
+    sources: dict[str, Path],
+    photographs: list[Image.Image],
+    tmp_path: Path,
+) -> None:
+    """fp32 within 0.9999 of PyTorch, int8 within 0.995, on every photograph."""
+    parts = parts_folder("dc-tiny")
+    full = tmp_path / "fp32.onnx"
+    fill_graph(parts / GRAPH_FILE, vision_weights(load_weights(parts / WEIGHTS_FILE), sources["vision"]), full)
+    found = vision_parity(reference[0], photographs, {"fp32": full, "int8": bundle.vision_path})
+    assert found["fp32"]["cosine_min"] >= 0.9999 and found["int8"]["cosine_min"] >= 0.995, found
+
+
+def test_a_batch_equals_its_pictures(bundle: Bundle, photographs: list[Image.Image]) -> None:
+    """The batch axis is free; int8 scales are per batch, so the bound is that of quantization."""
+    from dclocal.vision import VisionEncoder
+
+    encoder = VisionEncoder(bundle)
+    pixels = to_pixels(photographs[:3], bundle.manifest.vision.image)
+    together = encoder.encode(pixels)
+    for index in range(3):
+        alone = encoder.encode(pixels[index : index + 1])[0]
+        assert (alone * together[index]).sum() / np.linalg.norm(alone) / np.linalg.norm(together[index]) > 0.999
+    assert encoder.encoded_images == 6
+
+
+def test_language_models_agree(reference: tuple[DenseConnectorModel, Any], bundle: Bundle) -> None:
+    """LoRA merged into the right rows: the reordering of queries and keys is where this goes wrong."""
+    import torch
+
+    model, tokenizer = reference
+    ids = tokenizer.encode("The quick brown fox jumps over the lazy dog, and then it", add_special_tokens=False)
+    with torch.no_grad():
+        expected = model.base_llm(torch.tensor([ids])).logits[0, -1].numpy()
+    with LLM(bundle.llm_path, n_ctx=256) as llm:
+        llm.prefill([Tokens(tuple(ids))])
+        found = llm.logits()
+    assert np.corrcoef(expected, found)[0, 1] > 0.995
+
+
+def test_greedy_answers(
+    reference: tuple[DenseConnectorModel, Any], bundle: Bundle, sources: dict[str, Path]
+) -> None:
+    """At least 95 of 100 questions are answered by the same words, each side seeing with its own encoder."""
+    items = easy_vqa_items(sources["easy_vqa"], None)[::50]
+    questions = [(item.image, question) for item in items for question, _ in item.questions[:5]][:100]
+    assert len(questions) == 100
+    found = answer_parity(*reference, bundle, questions, max_tokens=12)
+    assert found["same"] >= 95, found
+
+
+def test_a_picture_is_needed(reference: tuple[DenseConnectorModel, Any]) -> None:
+    """Different pictures have different embeddings; a graph that ignored its input would pass every cosine."""
+    colours = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
+    red, blue = embed_images(reference[0], colours).numpy()
+    assert (red * blue).sum() / np.linalg.norm(red) / np.linalg.norm(blue) < 0.9
+
+
+def test_the_whole_chain_scores(bundle: Bundle, sources: dict[str, Path]) -> None:
+    """A guard on quality: 200 of easy-VQA's test questions through the quantized bundle."""
+    from dclocal.evaluate import run_task
+    from dclocal.progress import silent
+    from dclocal.session import open_session
+
+    score = run_task("easy-vqa", easy_vqa_items(sources["easy_vqa"], 200), open_session(bundle), silent)
+    assert score.asked == 200 and score.accuracy >= 0.90, score
+
+
+def test_the_test_split_is_whole(sources: dict[str, Path]) -> None:
+    items = easy_vqa_items(sources["easy_vqa"], None)
+    assert (len(items), sum(len(item.questions) for item in items)) == (1000, 9673)
+    with zipfile.ZipFile(sources["easy_vqa"]) as archive:
+        first = json.loads(archive.read("easy_vqa/data/test/questions.json"))[0]
+    assert items[0].questions[0] == (first[0], first[1])

@@ -1,0 +1,122 @@
+"""The conversation in a terminal: commands, mistakes that must not end it, and a real terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dclocal.chat import ChatSession
+from dclocal.fake import FakeLLM, FakeVision, fake_bundle
+from dclocal.repl import Repl, unquote
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.fixture
+def talk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ChatSession]:
+    """Runs a REPL on lines and scripted answers; returns its session."""
+
+    def run(lines: list[object], *answers: str) -> ChatSession:
+        typed = iter(lines)
+
+        def read() -> str:
+            line = next(typed, EOFError())
+            if isinstance(line, BaseException):
+                raise line
+            return str(line)
+
+        monkeypatch.setattr("dclocal.repl.line_reader", lambda commands: read)
+        session = ChatSession(fake_bundle(tmp_path), FakeVision(), FakeLLM(answers, 400))
+        Repl(session, [], {}).run()
+        return session
+
+    return run
+
+
+def test_a_conversation_with_a_picture(
+    talk: Callable[..., ChatSession], tmp_path: Path, picture: Image.Image, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "a picture.png"
+    picture.save(file)
+    saved = tmp_path / "talk.json"
+    lines = [f"/image '{file}'", "What?", "And?", "/stats", f"/save {saved}", "/quit", "never read"]
+    session = talk(lines, "a cat", "yes")
+    captured = capsys.readouterr()
+    assert captured.out == "a cat\nyes\n"
+    assert "picture 1 goes with the next question" in captured.err and "prompt tokens" in captured.err
+    assert [len(message.images) for message in session.messages] == [1, 0, 0, 0]
+    assert [message["text"] for message in json.loads(saved.read_text())["messages"]] == ["What?", "a cat", "And?", "yes"]
+
+
+def test_mistakes_are_shown_and_it_goes_on(talk: Callable[..., ChatSession], capsys: pytest.CaptureFixture[str]) -> None:
+    talk(["/nonsense", "/image none.png", "", "/save /none/x.md", KeyboardInterrupt(), "still there?", "/reset"], "yes")
+    captured = capsys.readouterr()
+    assert captured.out == "yes\n"
+    for expected in ("known: /image", "none.png does not exist", "cannot be written", "/quit leaves", "forgotten"):
+        assert expected in captured.err
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_conversation(
+    talk: Callable[..., ChatSession], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = FakeLLM.generate
+
+    def interrupted(self: FakeLLM, *arguments: object, **options: object):  # type: ignore[no-untyped-def]
+        for count, piece in enumerate(real(self, *arguments, **options)):  # type: ignore[arg-type]
+            if count == 3 and len(self.answers) == 1:
+                raise KeyboardInterrupt
+            yield piece
+
+    monkeypatch.setattr(FakeLLM, "generate", interrupted)
+    session = talk(["Tell me.", "Again."], "a long story", "short")
+    captured = capsys.readouterr()
+    assert captured.out == "a l\nshort\n" and "stopped" in captured.err
+    assert [message.text for message in session.messages] == ["Tell me.", "a l", "Again.", "short"]
+
+
+def test_pasted_paths() -> None:
+    """Terminals quote or escape a dropped file's name."""
+    for pasted in ("'/a b/c.png'", '"/a b/c.png"', "/a\\ b/c.png", "/a b/c.png"):
+        assert unquote(pasted) == "/a b/c.png"
+    assert unquote("it's.png") == "it's.png"
+
+
+@pytest.mark.bundle
+@pytest.mark.parametrize("terminal", ["xterm-256color", "dumb"])
+def test_in_a_real_terminal(bundle_home: Path, terminal: str) -> None:
+    """Typed into a pseudo-terminal: asked, answered, followed up, left with status 0."""
+    child, screen = pty.fork()
+    if child == 0:
+        os.environ.update(DCLOCAL_HOME=str(bundle_home), TERM=terminal)
+        os.execv(sys.executable, [sys.executable, "-m", "dclocal", "chat", str(EXAMPLES / "circle.png")])
+    shown = ""
+
+    def wait_for(text: str, seconds: float = 20) -> None:
+        nonlocal shown
+        deadline = time.monotonic() + seconds
+        while text not in shown:
+            assert time.monotonic() < deadline, shown
+            if select.select([screen], [], [], 0.2)[0]:
+                shown += os.read(screen, 4096).decode(errors="replace")
+                if "\x1b[6n" in shown:  # prompt_toolkit asks where the cursor is
+                    shown = shown.replace("\x1b[6n", "")
+                    os.write(screen, b"\x1b[1;1R")
+
+    wait_for("attached")
+    wait_for(">")
+    os.write(screen, b"what color is the circle?\r")
+    wait_for("red\r\n")
+    shown = ""
+    os.write(screen, b"/stats\r")
+    wait_for("prompt tokens")
+    os.write(screen, b"/quit\r")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
