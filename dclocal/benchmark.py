@@ -5,14 +5,17 @@ from __future__ import annotations
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from dclocal.bundle import Bundle
 from dclocal.llm import LLM
+from dclocal.machine import peak_memory_of_children_bytes
 from dclocal.progress import Progress
 from dclocal.prompt import Embeds, Message, Tokens, render, to_segments
 from dclocal.vision import VisionEncoder
@@ -39,9 +42,14 @@ def measure_all(bundle: Bundle, runs: int, progress: Progress) -> list[Measure]:
 
     def add(name: str, unit: str, figures: Sequence[float]) -> None:
         measures.append(Measure(name, unit, statistics.median(figures), min(figures), max(figures)))
-        progress("measuring", len(measures), 6)
+        progress("measuring", len(measures), 8)
 
     add("dclocal --help, whole process", "ms", _process(["--help"], runs))
+    with tempfile.TemporaryDirectory() as folder:
+        picture = _write_picture(Path(folder) / "picture.png", size)
+        chat = ["chat", picture, "-p", PROMPT, "--max-tokens", "10", "--bundle", str(bundle.path)]
+        add("dclocal chat, up to ten tokens, whole process", "ms", _process(chat, runs))
+    add("its memory at most", "MB", [peak_memory_of_children_bytes() / 1e6])
     vision = VisionEncoder(bundle)
     add("encode one picture", "ms", _times(lambda: vision.encode(pixels), runs))
     embeds = vision.encode(pixels)[0]
@@ -53,6 +61,14 @@ def measure_all(bundle: Bundle, runs: int, progress: Progress) -> list[Measure]:
         add("second turn on the same picture, prefill", "ms", _times(lambda: _follow_up(llm, bundle, embeds), runs))
         add("decode", "tokens/s", [_decode(llm, bundle, embeds) for _ in range(runs + 1)][1:])
     return measures
+
+
+def _write_picture(path: Path, size: int) -> str:
+    from PIL import Image
+
+    values = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    Image.fromarray(values).save(path)
+    return str(path)
 
 
 def _times(work: Callable[[], object], runs: int) -> list[float]:

@@ -38,11 +38,20 @@ def memory_bytes() -> int:
 
 def peak_memory_bytes() -> int:
     """The most memory that this process held so far, 0 where the system does not say."""
+    return _peak_bytes("RUSAGE_SELF")
+
+
+def peak_memory_of_children_bytes() -> int:
+    """The most memory that any ended child process held, 0 where the system does not say."""
+    return _peak_bytes("RUSAGE_CHILDREN")
+
+
+def _peak_bytes(whose: str) -> int:
     try:
         import resource
     except ImportError:  # Windows
         return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = resource.getrusage(getattr(resource, whose)).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 

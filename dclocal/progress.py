@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 Progress = Callable[[str, int, int], None]
 """(step in words, done, total), in the step's own units; total 0 means that it is not known."""
@@ -40,7 +41,7 @@ class _Lines:
 class _Bars:
     def __init__(self) -> None:
         self.bars: dict[str, int] = {}
-        self.display = None
+        self.display: Any = None  # a rich.progress.Progress once there is something to draw
 
     def show(self, step: str, done: int, total: int) -> None:
         if self.display is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import io
 import threading
@@ -26,10 +27,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Location", "/loop")
             self.end_headers()
         elif self.path in answers:
-            try:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the client gave up, as it should
                 answers[self.path]()
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # the client gave up, as it should
         else:
             self.send_error(404)
 
@@ -77,7 +76,13 @@ def test_a_picture_is_fetched(server: str) -> None:
 
 @pytest.mark.parametrize(
     ("path", "expected"),
-    [("/missing", "404"), ("/page", "is a page"), ("/loop", "redirects"), ("/endless", "more than"), ("/slow", "took more")],
+    [
+        ("/missing", "404"),
+        ("/page", "is a page"),
+        ("/loop", "redirects"),
+        ("/endless", "more than"),
+        ("/slow", "took more"),
+    ],
 )
 def test_bad_answers_end_in_one_clear_line(
     server: str, path: str, expected: str, monkeypatch: pytest.MonkeyPatch

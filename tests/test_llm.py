@@ -99,12 +99,19 @@ def test_special_tokens_count_in_control_text_alone(llm: LLM) -> None:
 
 def test_tokens_equal_transformers(llm: LLM, sources: dict[str, Path]) -> None:
     """Training and runtime cut text into the same tokens."""
-    from dclocal_models.answer import tokenize_with
     from transformers import AutoTokenizer
+
+    from dclocal_models.answer import tokenize_with
 
     file = sources["llm"]
     theirs = tokenize_with(AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name))
-    for text in ("what color is it?", "  two\n\nlines\t", "naïve 🎉 漢字 12345", "<|im_end|>", "<|im_start|>user\nhi<|im_end|>\n"):
+    for text in (
+        "what color is it?",
+        "  two\n\nlines\t",
+        "naïve 🎉 漢字 12345",
+        "<|im_end|>",
+        "<|im_start|>user\nhi<|im_end|>\n",
+    ):
         for special in (True, False):
             assert llm.tokenize(text, special) == theirs(text, special), (text, special)
 
@@ -131,7 +138,9 @@ def test_what_does_not_fit_is_refused(llm: LLM) -> None:
     assert llm.prefill([Tokens((7, 8))]).total == 2
 
 
-def test_broken_files_and_a_quiet_terminal(tmp_path: Path, sources: dict[str, Path], capfd: pytest.CaptureFixture[str]) -> None:
+def test_broken_files_and_a_quiet_terminal(
+    tmp_path: Path, sources: dict[str, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
     """A terminal app draws on these streams."""
     broken = tmp_path / "llm.gguf"
     broken.write_bytes(b"GGUF" + b"\0" * 100)

@@ -74,9 +74,7 @@ def test_language_models_agree(reference: tuple[DenseConnectorModel, Any], bundl
     assert np.corrcoef(expected, found)[0, 1] > 0.995
 
 
-def test_greedy_answers(
-    reference: tuple[DenseConnectorModel, Any], bundle: Bundle, sources: dict[str, Path]
-) -> None:
+def test_greedy_answers(reference: tuple[DenseConnectorModel, Any], bundle: Bundle, sources: dict[str, Path]) -> None:
     """At least 95 of 100 questions are answered by the same words, each side seeing with its own encoder."""
     items = easy_vqa_items(sources["easy_vqa"], None)[::50]
     questions = [(item.image, question) for item in items for question, _ in item.questions[:5]][:100]

@@ -13,7 +13,9 @@ TALK = [Message("user", "What is this?", ("k",)), Message("assistant", "a cat"),
 
 
 def as_text(messages: list[Message], **options: bool) -> str:
-    return "".join(piece.text if piece.image is None else f"[{piece.image}]" for piece in render(CHATML, messages, **options))
+    return "".join(
+        piece.text if piece.image is None else f"[{piece.image}]" for piece in render(CHATML, messages, **options)
+    )
 
 
 def test_chatml_as_written_down() -> None:
@@ -31,7 +33,12 @@ def test_chatml_equals_the_models_own_template() -> None:
         "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' "
         "+ '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     )
-    messages = [Message("system", "Be brief."), Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "?")]
+    messages = [
+        Message("system", "Be brief."),
+        Message("user", "Hi"),
+        Message("assistant", "Hello"),
+        Message("user", "?"),
+    ]
     data = [{"role": message.role, "content": message.text} for message in messages]
     expected = jinja2.Template(template).render(messages=data, add_generation_prompt=True)
     assert as_text(messages, answer_next=True) == expected

@@ -54,10 +54,17 @@ def test_a_conversation_with_a_picture(
     assert captured.out == "a cat\nyes\n"
     assert "picture 1 goes with the next question" in captured.err and "prompt tokens" in captured.err
     assert [len(message.images) for message in session.messages] == [1, 0, 0, 0]
-    assert [message["text"] for message in json.loads(saved.read_text())["messages"]] == ["What?", "a cat", "And?", "yes"]
+    assert [message["text"] for message in json.loads(saved.read_text())["messages"]] == [
+        "What?",
+        "a cat",
+        "And?",
+        "yes",
+    ]
 
 
-def test_mistakes_are_shown_and_it_goes_on(talk: Callable[..., ChatSession], capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_shown_and_it_goes_on(
+    talk: Callable[..., ChatSession], capsys: pytest.CaptureFixture[str]
+) -> None:
     talk(["/nonsense", "/image none.png", "", "/save /none/x.md", KeyboardInterrupt(), "still there?", "/reset"], "yes")
     captured = capsys.readouterr()
     assert captured.out == "yes\n"

@@ -66,7 +66,11 @@ def test_the_same_seed_makes_the_same_set(tmp_path: Path) -> None:
 
 
 def test_easy_vqa_rows_are_the_splits_own(tmp_path: Path) -> None:
-    questions = [["what shape is present?", "circle", 0], ["is there a red shape?", "yes", 0], ["is there a circle?", "no", 1]]
+    questions = [
+        ["what shape is present?", "circle", 0],
+        ["is there a red shape?", "yes", 0],
+        ["is there a circle?", "no", 1],
+    ]
     with zipfile.ZipFile(tmp_path / "w.whl", "w") as archive:
         archive.writestr("easy_vqa/data/train/questions.json", json.dumps(questions))
         for image in (0, 1):
@@ -79,6 +83,9 @@ def test_easy_vqa_rows_are_the_splits_own(tmp_path: Path) -> None:
     assert all((tmp_path / row["image"]).read_bytes() == b"picture" for row in rows)
 
 
-@pytest.mark.parametrize(("name", "expected"), [("apple", "an apple"), ("taco", "a taco"), ("cherries", "cherries"), ("compass", "a compass")])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("apple", "an apple"), ("taco", "a taco"), ("cherries", "cherries"), ("compass", "a compass")],
+)
 def test_articles(name: str, expected: str) -> None:
     assert emoji.with_article(name) == expected

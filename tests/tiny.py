@@ -11,7 +11,21 @@ from dclocal_models.vision import VisionConfig
 from dclocal_models.vlm import DenseConnectorModel, ModelConfig
 
 TOWER = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "patch_size": 14, "mlp_ratio": 2}
-WORDS = ["<pad>", "<|im_start|>", "<|im_end|>", "\n", "user", "assistant", "a", "red", "blue", "circle", "what", "?", "is"]
+WORDS = [
+    "<pad>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "\n",
+    "user",
+    "assistant",
+    "a",
+    "red",
+    "blue",
+    "circle",
+    "what",
+    "?",
+    "is",
+]
 
 
 def tiny_config(backbone: str = "dinov2", groups: int = 2) -> ModelConfig:

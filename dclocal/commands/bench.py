@@ -28,4 +28,4 @@ def bench(bundle_name: str | None, runs: int, as_json: bool) -> None:
         return
     print(f"{machine['cpu']}, {machine['cores']} cores, {runs} runs, peak memory {peak_memory_bytes() / 1e6:.0f} MB")
     for one in measures:
-        print(f"{one.name:42} {one.median:9.1f} {one.unit:9} ({one.low:.1f} to {one.high:.1f})")
+        print(f"{one.name:46} {one.median:9.1f} {one.unit:9} ({one.low:.1f} to {one.high:.1f})")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def list_bundles(as_json: bool) -> None:
     """What is installed, and what can be pulled."""
     from dclocal.store import EMBEDDED, installed
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, found in installed():
         if isinstance(found, BundleError):
             rows.append(
@@ -155,11 +156,14 @@ def _installed(name: str) -> Any:
     return read_bundle(path)
 
 
-def _flat(data: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
+def _flat(data: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
     for key, value in data.items():
         name = f"{prefix}{key}".replace("_", " ")
-        rows += _flat(value, f"{name} ") if isinstance(value, dict) else [(name, value)]
+        if isinstance(value, dict):
+            rows += _flat(value, f"{name} ")
+        else:
+            rows.append((name, f"{value:.6g}" if isinstance(value, float) else str(value)))
     return rows
 
 
@@ -167,7 +171,7 @@ def _size(size_bytes: int | None) -> str:
     return "-" if size_bytes is None else f"{size_bytes / 1e6:.0f} MB"
 
 
-def _print_table(rows: list[tuple[str, ...]]) -> None:
+def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())

@@ -50,7 +50,7 @@ def chat(
         bundle = open_bundle(bundle_name, progress)
     session = open_session(bundle, system=system, threads=threads)
     attachments = [session.attach(picture) for picture in pictures]
-    options = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    options: dict[str, object] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     if prompt is None:
         from dclocal.repl import Repl
 

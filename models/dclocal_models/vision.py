@@ -67,6 +67,8 @@ class Dinov2EfficientNetBackbone(nn.Module):
 
     CONV_SIZE = 384
     conv_channels = FEATURE_CHANNELS
+    conv_scale: Tensor
+    conv_shift: Tensor
 
     def __init__(self, config: VisionConfig):
         super().__init__()

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dclocal.bundle import ImageSpec
-from dclocal_models.connectors import ConnectorConfig
+from dclocal_models.connectors import ConnectorConfig, DenseChannelConnector
 from dclocal_models.registry import BACKBONES, CONNECTORS, lookup
 from dclocal_models.vision import VisionConfig
 
@@ -49,7 +49,11 @@ class ModelConfig:
 class DenseConnectorModel(nn.Module):
     """Pixels and text to next-token logits."""
 
-    def __init__(self, config: ModelConfig, llm: nn.Module):
+    vision: Any
+    connector: DenseChannelConnector
+    llm: Any
+
+    def __init__(self, config: ModelConfig, llm: Any):
         super().__init__()
         self.config = config
         self.vision = lookup(BACKBONES, config.vision.backbone, "vision backbone")(config.vision)
@@ -154,7 +158,7 @@ def load_checkpoint(folder: Path, *, dtype: torch.dtype = torch.float32) -> tupl
         if not (folder / name).exists():
             raise FileNotFoundError(f"{folder} is not a whole checkpoint: {name} is missing")
     config = ModelConfig.from_dict(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
-    llm = AutoModelForCausalLM.from_pretrained(folder / LLM_FOLDER, dtype=dtype)
+    llm: Any = AutoModelForCausalLM.from_pretrained(folder / LLM_FOLDER, dtype=dtype)
     if (folder / ADAPTER_FOLDER).exists():
         from peft import PeftModel
 

@@ -20,6 +20,8 @@ TRAINED_FILE = "trained.safetensors"
 class StageTrainer(Trainer):
     """Trainer with a learning rate per part, and checkpoints that hold the trained parameters alone."""
 
+    model: Any
+
     def __init__(self, *arguments: Any, stage: StageConfig, **options: Any):
         self.stage = stage
         super().__init__(*arguments, **options)
@@ -31,7 +33,7 @@ class StageTrainer(Trainer):
         return self.optimizer
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         save_file(trained_state(self.model), folder / TRAINED_FILE)
 

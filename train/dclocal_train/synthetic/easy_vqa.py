@@ -58,10 +58,8 @@ def _settled(turns: list[tuple[str, str]], words: tuple[str, ...]) -> str | None
             return answer
         named = [word for word in words if re.search(rf"\b{word}\b", question)]
         negated = re.search(r"\b(not|no)\b", question) is not None
-        if answer in ("yes", "no"):
-            affirmed = (answer == "yes") != negated
-        else:
-            affirmed = True  # "what color is the circle?" presupposes a circle
+        presupposed = answer not in ("yes", "no")  # "what color is the circle?"
+        affirmed = presupposed or (answer == "yes") != negated
         if named and affirmed:
             return named[0]
     return None
