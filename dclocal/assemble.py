@@ -124,8 +124,11 @@ def quantize_vision(source: Path, out: Path) -> None:
 
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    logging.getLogger().setLevel(max(logging.ERROR, logging.getLogger().level))  # it warns of a step not needed here
-    quantize_dynamic(source, out, op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8)
+    logging.disable(logging.WARNING)  # it asks for a preparation that the graph has had
+    try:
+        quantize_dynamic(source, out, op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8)
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def build_llm(

@@ -28,7 +28,7 @@ def fetch_url(url: str) -> bytes:
             kind = response.headers.get("content-type", "")
             if kind.startswith("text/"):
                 raise ImageError(f"{url} is a page ({kind.split(';')[0]})", "give the address of the picture itself")
-            return _read_bounded(response.iter_bytes(1 << 16), url, started)
+            return _read_bounded(response.iter_bytes(), url, started)
     except httpx.TooManyRedirects as error:
         raise ImageError(f"{url} redirects more than {MAX_REDIRECTS} times", "check the address") from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -50,6 +50,7 @@ def decode(data: bytes, name: str) -> Image.Image:
             image = Image.open(io.BytesIO(data), formats=_known_formats())
             _check_size(image, name)
             image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         if isinstance(error, Image.DecompressionBombError):
             raise ImageError(f"{name} claims far too many pixels", f"use at most {MAX_PIXELS:,}") from error
@@ -57,7 +58,6 @@ def decode(data: bytes, name: str) -> Image.Image:
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, MemoryError) as error:
         reason = "is truncated" if "truncated" in str(error).lower() else "is damaged"
         raise ImageError(f"{name} {reason} ({error})", "give the whole file") from error
-    return _to_rgb(ImageOps.exif_transpose(image))
 
 
 def to_pixels(images: Sequence[Image.Image], spec: ImageSpec) -> np.ndarray:

@@ -180,10 +180,10 @@ class LLM:
             room = -count
 
     def _forget_from(self, position: int) -> None:
-        """Drop the cells from `position` on; a model that cannot drop a part forgets all."""
-        if position < len(self.cells) and not llama.llama_memory_seq_rm(self._memory, SEQUENCE, position, -1):
-            raise BundleError("this model's memory cannot be cut", "export it with an attention-based language model")
+        """Drop the cells from `position` on, and whatever an interrupted evaluation left behind them."""
         del self.cells[position:]
+        if not llama.llama_memory_seq_rm(self._memory, SEQUENCE, position, -1):
+            raise BundleError("this model's memory cannot be cut", "export it with an attention-based language model")
 
     def _evaluate_tokens(self, ids: Sequence[int], want_logits: bool) -> None:
         for start in range(0, len(ids), BATCH):
@@ -205,9 +205,9 @@ class LLM:
             self._decode(batch, cells, want_logits and start + len(rows) == len(values))
 
     def _decode(self, batch: Any, cells: Sequence[Cell], want_logits: bool) -> None:
-        """Evaluate a batch after what the cache holds, then free it; on failure the cache is emptied."""
+        """Evaluate a batch after what the cache holds; whatever happens, `cells` stay true to the cache."""
+        position = len(self.cells)
         try:
-            position = len(self.cells)
             batch.n_tokens = len(cells)
             for index in range(len(cells)):
                 batch.pos[index] = position + index
@@ -216,14 +216,15 @@ class LLM:
                 batch.logits[index] = 0
             batch.logits[len(cells) - 1] = want_logits
             status = llama.llama_decode(self._context, batch)
+            if status:
+                raise RuntimeError(f"llama.cpp could not evaluate {len(cells)} tokens (status {status})")
+            self.cells += cells
+            self.evaluated_tokens += len(cells)
+        except BaseException:  # Ctrl-C too: it may arrive between the evaluation and its record
+            self._forget_from(position)
+            raise
         finally:
             llama.llama_batch_free(batch)
-        if status:
-            llama.llama_memory_clear(self._memory, True)
-            self.cells.clear()
-            raise RuntimeError(f"llama.cpp could not evaluate {len(cells)} tokens (status {status})")
-        self.cells += cells
-        self.evaluated_tokens += len(cells)
 
 
 def segment_cells(segments: Sequence[Segment]) -> Iterator[Cell]:

@@ -55,7 +55,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def slow(self) -> None:
         self.start("image/png")
         for _ in range(100):
-            self.wfile.write(b"\0" * 70000)
+            self.wfile.write(b"\0" * 10)
             time.sleep(0.05)
 
     def log_message(self, *_: object) -> None:

@@ -92,6 +92,29 @@ def test_stopping_early_leaves_a_usable_cache(llm: LLM) -> None:
     assert result.evaluated == 3  # the last token was never evaluated, and two are new
 
 
+def test_an_interrupt_leaves_cells_and_cache_agreeing(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C right after an evaluation: the next question must not find what the record does not know."""
+    import llama_cpp.llama_cpp as llama
+
+    ids = tuple(llm.tokenize(TEXT, False))
+    llm.prefill([Tokens(ids)])
+    expected = llm.logits()
+    llm.prefill([Tokens(ids[:4])])
+    real = llama.llama_decode
+
+    def interrupted(*arguments: object) -> None:
+        real(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(llama, "llama_decode", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            llm.prefill([Tokens((*ids[:4], 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9))])
+    assert len(llm.cells) == 4
+    llm.prefill([Tokens(ids)])
+    np.testing.assert_allclose(llm.logits(), expected, atol=0.1)
+
+
 def test_special_tokens_count_in_control_text_alone(llm: LLM) -> None:
     assert len(llm.tokenize("<|im_end|>", True)) == 1
     assert len(llm.tokenize("<|im_end|>", False)) > 1
