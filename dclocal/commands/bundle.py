@@ -162,7 +162,7 @@ def _flat(data: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         name = f"{prefix}{key}".replace("_", " ")
         if isinstance(value, dict):
             rows += _flat(value, f"{name} ")
-        else:
+        elif not isinstance(value, list):  # examples of differences: --json has them
             rows.append((name, f"{value:.6g}" if isinstance(value, float) else str(value)))
     return rows
 
