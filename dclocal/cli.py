@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -26,8 +27,10 @@ COMMANDS = {
     "completion": ("dclocal.commands.completion:completion", "Print the completion script of a shell."),
 }
 ENTRY_POINTS = "dclocal.commands"
-# Commands of ours that an extra brings: name → (package that it needs, extra)
-EXTRAS = {"train": ("torch", "train"), "export": ("torch", "export")}
+# Short helps of our own plug-in commands; another package's say where they come from.
+PLUGIN_HELPS = {"train": "Train a model by a recipe.", "export": "Write a checkpoint as a quantized bundle."}
+# What only an extra installs: package → extra
+EXTRAS = {"torch": "train", "transformers": "train", "accelerate": "train", "peft": "train", "optimum": "export"}
 
 
 class Commands(click.Group):
@@ -40,18 +43,13 @@ class Commands(click.Group):
         if name in COMMANDS:
             return _load(COMMANDS[name][0])
         target = _plugins().get(name)
-        if target is None:
-            return None
-        try:
-            return _load(target)
-        except ModuleNotFoundError as error:
-            _, extra = EXTRAS.get(name, ("", name))
-            raise UserError(f"`dclocal {name}` needs {error.name}", f"pip install 'dclocal[{extra}]'") from error
+        return None if target is None else _load(target)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Names and short helps, without importing any command."""
         rows = [(name, text) for name, (_, text) in COMMANDS.items()]
-        rows += [(name, f"From {target.partition('.')[0]}.") for name, target in sorted(_plugins().items())]
+        for name, target in sorted(_plugins().items()):
+            rows.append((name, PLUGIN_HELPS.get(name) or f"From {target.partition('.')[0]}."))
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
@@ -67,7 +65,9 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 success, 2 a user's mistake, 1 a fault, 130 Ctrl-C."""
-    sys.exit(run(arguments))
+    status = run(arguments)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the work is done: Ctrl-C on the way out changes nothing
+    sys.exit(status)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -91,6 +91,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the exit's flush is quiet too
         return 0
     except Exception as error:
+        missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+        if missing in EXTRAS:
+            print(f"dclocal: this needs {missing} — pip install 'dclocal[{EXTRAS[missing]}]'", file=sys.stderr)
+            return 2
         if os.environ.get("DCLOCAL_DEBUG"):
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
