@@ -205,7 +205,10 @@ class LLM:
             self._decode(batch, cells, want_logits and start + len(rows) == len(values))
 
     def _decode(self, batch: Any, cells: Sequence[Cell], want_logits: bool) -> None:
-        """Evaluate a batch after what the cache holds; whatever happens, `cells` stay true to the cache."""
+        """Evaluate a batch after what the cache holds, record it and free it.
+
+        Interrupted between the two, the cache holds more than the record: the next `prefill` cuts it off.
+        """
         position = len(self.cells)
         try:
             batch.n_tokens = len(cells)
@@ -220,9 +223,6 @@ class LLM:
                 raise RuntimeError(f"llama.cpp could not evaluate {len(cells)} tokens (status {status})")
             self.cells += cells
             self.evaluated_tokens += len(cells)
-        except BaseException:  # Ctrl-C too: it may arrive between the evaluation and its record
-            self._forget_from(position)
-            raise
         finally:
             llama.llama_batch_free(batch)
 

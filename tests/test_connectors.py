@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dclocal_models.connectors import ConnectorConfig, DenseChannelConnector, layer_groups
+from dclocal_models.efficientnet_lite import SameConv
 from dclocal_models.registry import BACKBONES, lookup
 from tests.tiny import tiny_model
 
@@ -67,6 +68,24 @@ def test_full_geometry_gives_144_tokens() -> None:
         out = connector([torch.empty(1, 576, 384)] * 13, torch.empty(1, 1280, 12, 12))
     assert out.shape == (1, 144, 576) and connector.tokens == 144
     assert connector.projector[0].in_features == 3 * 384 + 1280
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "size", "before"), [(3, 2, 6, 0), (5, 2, 6, 1), (3, 1, 5, 1), (5, 1, 5, 2)]
+)
+def test_convolutions_pad_as_tensorflow(kernel: int, stride: int, size: int, before: int) -> None:
+    """TensorFlow's "same": the output has ceil(size/stride) places, and an odd pixel of padding goes to the end.
+    The published weights were trained so; half a pixel of shift is not seen in a top-1 name."""
+    convolution = SameConv(1, 1, kernel, stride=stride, bias=False)
+    convolution.weight.data.fill_(1.0)
+    values = np.arange(size * size, dtype=np.float32).reshape(size, size)
+    places = -(-size // stride)
+    after = (places - 1) * stride + kernel - size - before
+    padded = np.pad(values, ((before, after), (before, after)))
+    starts = [place * stride for place in range(places)]
+    expected = [[padded[y : y + kernel, x : x + kernel].sum() for x in starts] for y in starts]
+    found = convolution(torch.from_numpy(values)[None, None]).detach().numpy()[0, 0]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_unknown_names_list_the_known() -> None:

@@ -12,6 +12,7 @@ from PIL.Image import Image
 from dclocal.bundle import Bundle, Sampling
 from dclocal.images import image_key, to_pixels
 from dclocal.llm import LLM
+from dclocal.progress import Progress, silent
 from dclocal.prompt import Message, render, to_segments
 from dclocal.vision import INPUT, OUTPUT, VisionEncoder
 from dclocal_models.answer import answer_embedded, embed_images
@@ -50,14 +51,20 @@ def vision_parity(
 
 
 def answer_parity(
-    model: DenseConnectorModel, tokenizer: Any, bundle: Bundle, questions: Sequence[tuple[Image, str]], max_tokens: int
+    model: DenseConnectorModel,
+    tokenizer: Any,
+    bundle: Bundle,
+    questions: Sequence[tuple[Image, str]],
+    max_tokens: int,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Greedy answers of the bundle against the PyTorch model's, each through its own vision encoder."""
     vision = VisionEncoder(bundle)
     same = 0
     differing = []
     with LLM(bundle.llm_path, n_ctx=bundle.manifest.n_ctx) as llm:
-        for image, text in questions:
+        for index, (image, text) in enumerate(questions):
+            progress("comparing answers with PyTorch's", index + 1, len(questions))
             key = image_key(image)
             expected = answer_embedded(model, tokenizer, text, {key: embed_images(model, [image])[0]}, max_tokens)
             embeds = vision.encode(to_pixels([image], bundle.manifest.vision.image))[0]

@@ -56,7 +56,7 @@ def export_bundle(
         questions = [(picture, text) for picture in pictures for text in QUESTIONS]
         parity = {
             "vision": vision_parity(model, pictures, {"fp32": full, "int8": first / VISION_FILE}),
-            "answers": answer_parity(model, tokenizer, read_bundle(first), questions, max_tokens=24),
+            "answers": answer_parity(model, tokenizer, read_bundle(first), questions, 24, progress),
         }
         write_parts(model, checkpoint, kept, parity=parity, **options)
         final = work / "final"

@@ -61,9 +61,16 @@ def resample_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
 def load_language_model(gguf_file: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     """The language model and tokenizer from a GGUF, its quantized weights expanded to `dtype`."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
     where = {"pretrained_model_name_or_path": str(gguf_file.parent), "gguf_file": gguf_file.name}
-    return AutoModelForCausalLM.from_pretrained(**where, dtype=dtype), AutoTokenizer.from_pretrained(**where)
+    llm = AutoModelForCausalLM.from_pretrained(**where, dtype=dtype)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it warns of a choice that does not concern tokenizers out of a GGUF
+    try:
+        return llm, AutoTokenizer.from_pretrained(**where)
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def pretrained_dc_tiny(

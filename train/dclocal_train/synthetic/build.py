@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dclocal.progress import for_terminal
 from dclocal_train.config import DataConfig
 from dclocal_train.sources import fetch_sources
 from dclocal_train.synthetic import easy_vqa, emoji
@@ -23,7 +24,10 @@ def build_data(config: DataConfig, source_folder: Path | None) -> Path:
         files["easy_vqa"], folder, pictures=config.easy_vqa_pictures, seed=config.seed
     )
     packages = {vendor: files[source] for vendor, source in vendors.items()}
-    more_captions, more_conversations = emoji.build(packages, folder, pictures=config.emoji_scenes, seed=config.seed)
+    with for_terminal() as progress:
+        more_captions, more_conversations = emoji.build(
+            packages, folder, pictures=config.emoji_scenes, seed=config.seed, progress=progress
+        )
     write_rows(folder / CAPTIONS, captions + more_captions)
     write_rows(folder / INSTRUCTIONS, conversations + more_conversations)
     return folder

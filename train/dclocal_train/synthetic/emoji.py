@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from dclocal.progress import Progress, silent
 from dclocal_train.synthetic.rows import caption_row, conversation_row
 
 CATEGORIES = ("Animals & Nature", "Food & Drink", "Travel & Places", "Activities", "Objects")
@@ -45,7 +46,7 @@ class Emoji:
     drawings: dict[str, bytes]
 
 
-def read_emoji(packages: dict[str, Path]) -> list[Emoji]:
+def read_emoji(packages: dict[str, Path], progress: Progress = silent) -> list[Emoji]:
     """Everyday objects that every vendor in `packages` (vendor → npm tarball) draws, sorted by name."""
     drawings: dict[str, dict[str, bytes]] = {}
     names: dict[str, str] = {}
@@ -53,7 +54,9 @@ def read_emoji(packages: dict[str, Path]) -> list[Emoji]:
         with tarfile.open(package) as archive:
             listing = archive.extractfile("package/emoji.json")
             assert listing is not None
-            for entry in json.load(listing):
+            entries = json.load(listing)
+            for index, entry in enumerate(entries):
+                progress(f"reading {vendor}'s emoji", index + 1, len(entries))
                 if entry["category"] not in CATEGORIES or entry["subcategory"] in LEFT_OUT:
                     continue
                 if not entry[f"has_img_{vendor}"]:
@@ -67,11 +70,11 @@ def read_emoji(packages: dict[str, Path]) -> list[Emoji]:
 
 
 def build(
-    packages: dict[str, Path], folder: Path, *, pictures: int, seed: int
+    packages: dict[str, Path], folder: Path, *, pictures: int, seed: int, progress: Progress = silent
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(caption rows, conversation rows) of `pictures` scenes drawn under `folder`/emoji, vendors in turn."""
     random_source = random.Random(seed)
-    emoji = read_emoji(packages)
+    emoji = read_emoji(packages, progress)
     (folder / "emoji").mkdir(parents=True, exist_ok=True)
     order: list[tuple[Emoji, str]] = []
     while len(order) < pictures:
@@ -80,6 +83,7 @@ def build(
         order += turn
     captions, conversations = [], []
     for index, (one, vendor) in enumerate(order[:pictures]):
+        progress("drawing scenes", index + 1, pictures)
         scene, background, place = compose(one.drawings[vendor], random_source)
         name = f"emoji/{index:05d}.png"
         scene.save(folder / name)
