@@ -124,7 +124,9 @@ def train(
     return [entry["loss"] for entry in log if "loss" in entry]
 
 
-def test_a_resumed_run_has_the_same_losses(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_a_resumed_run_has_the_same_losses(
+    rows: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A kill costs nothing but the steps since the last checkpoint."""
     settings = stage(steps=6, save_steps=2, branched_share=0.5, max_turns=2)
     model = tiny_model()
@@ -136,8 +138,12 @@ def test_a_resumed_run_has_the_same_losses(rows: list[dict[str, Any]], tmp_path:
     shutil.copytree(tmp_path / "whole" / "checkpoint-4", tmp_path / "cut" / "checkpoint-4")
     model = tiny_model()
     prepare_stage(model, settings)
+    seen: list[int] = []
+    real = RowDataset.__getitem__
+    monkeypatch.setattr(RowDataset, "__getitem__", lambda self, index: seen.append(self.epoch) or real(self, index))
     resumed = train(model, rows, tmp_path, settings, tmp_path / "cut")
     assert resumed == pytest.approx(whole, abs=1e-6)
+    assert seen == [2] * 4  # two steps of two rows in the third pass: what was done is not done again
 
 
 def test_recipes_name_what_is_wrong(tmp_path: Path) -> None:
