@@ -16,6 +16,7 @@ from typing import Any
 
 from dclocal.errors import BundleError
 from dclocal.prompt import PromptFormat
+from dclocal.typed_json import Reader
 
 FORMAT_VERSION = 1
 MANIFEST = "bundle.json"
@@ -189,7 +190,7 @@ def parse_manifest(text: str, where: str) -> Manifest:
         raise BundleError(
             f"{where}: {MANIFEST} is not JSON ({error})", "remove the bundle and pull it again"
         ) from error
-    reader = _Reader(data, where)
+    reader = Reader(data, where)
     version = reader.take("format_version", int)
     if version > FORMAT_VERSION:
         raise BundleError(
@@ -244,62 +245,8 @@ def _read_manifest_text(path: Path) -> str:
     return file.read_text(encoding="utf-8", errors="replace")
 
 
-def _file_entry(reader: _Reader, name: str) -> FileEntry:
+def _file_entry(reader: Reader, name: str) -> FileEntry:
     if name != Path(name).name or name in ("", ".", "..", MANIFEST) or "\\" in name:
         raise BundleError(f"{reader.where}: the file name {name!r} leaves the bundle", "do not use this bundle")
-    entry = _Reader(reader.data["files"][name], f"{reader.where}: files.{name}")
+    entry = Reader(reader.data["files"][name], f"{reader.where}: files.{name}")
     return FileEntry(entry.bounded("size_bytes", 0, 1 << 44), entry.take("sha256", str))
-
-
-class _Reader:
-    """Takes typed values out of JSON, remembering which keys were known."""
-
-    def __init__(self, data: Any, where: str):
-        if not isinstance(data, dict):
-            raise BundleError(f"{where} is not an object", "remove the bundle and pull it again")
-        self.data, self.where, self.known = data, where, set[str]()
-
-    def peek(self, key: str, kind: type | tuple[type, ...]) -> Any:
-        value = self.data.get(key)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise BundleError(
-                f"{self.where}: {key!r} is {value!r:.60}, not what the format says",
-                "remove the bundle and pull it again",
-            )
-        return value
-
-    def take(self, key: str, kind: type | tuple[type, ...]) -> Any:
-        self.known.add(key)
-        return self.peek(key, kind)
-
-    def bounded(self, key: str, low: int, high: int) -> int:
-        value = self.take(key, int)
-        if not low <= value <= high:
-            raise BundleError(f"{self.where}: {key!r} is {value}, not within {low} to {high}", "do not use this bundle")
-        return value
-
-    def choice(self, key: str, known: tuple[str, ...]) -> str:
-        value = self.take(key, str)
-        if value not in known:
-            raise BundleError(f"{self.where}: {key!r} is {value!r}, known: {', '.join(known)}", "upgrade dclocal")
-        return value
-
-    def _numbers(self, key: str, count: int, kind: type | tuple[type, ...]) -> tuple[Any, ...]:
-        values = self.take(key, list)
-        if len(values) != count or not all(isinstance(value, kind) for value in values):
-            raise BundleError(f"{self.where}: {key!r} is not {count} numbers", "remove the bundle and pull it again")
-        return tuple(values)
-
-    def triple(self, key: str) -> tuple[float, float, float]:
-        red, green, blue = self._numbers(key, 3, (int, float))
-        return float(red), float(green), float(blue)
-
-    def pair(self, key: str) -> tuple[int, int]:
-        rows, columns = self._numbers(key, 2, int)
-        return rows, columns
-
-    def section(self, key: str) -> _Reader:
-        return _Reader(self.take(key, dict), f"{self.where}: {key}")
-
-    def rest(self, *also_known: str) -> dict[str, Any]:
-        return {key: value for key, value in self.data.items() if key not in self.known and key not in also_known}

