@@ -1,6 +1,6 @@
 """llama.cpp's own prints, routed to the Python logger "dclocal.llama": nothing of them reaches a terminal.
 
-The last lines are kept, so that an error message can say why a model did not load.
+The errors of the newest call are kept, so that a message can say why a model did not load.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import llama_cpp.llama_cpp as llama
 LOGGER = logging.getLogger("dclocal.llama")
 KEPT_LINES = 12
 LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
+CONTINUED = 5
+"""llama.cpp's level for more of the line before it, such as the dots of a progress bar."""
 
 Result = TypeVar("Result")
 
@@ -27,21 +29,25 @@ class _Receiver:
 
     def __init__(self) -> None:
         self.errors: collections.deque[str] = collections.deque(maxlen=KEPT_LINES)
+        self._level = logging.DEBUG
+        LOGGER.addHandler(logging.NullHandler())  # else logging prints warnings where no handler is set
         self.callback = llama.llama_log_callback(self._receive)
         llama.llama_log_set(self.callback, ctypes.c_void_p(0))
 
     def _receive(self, level: int, text: bytes, _: ctypes.c_void_p) -> None:
+        if level != CONTINUED:
+            self._level = LEVELS.get(level, logging.DEBUG)
         line = text.decode("utf-8", errors="replace").strip()
         if not line:
             return
-        if level >= 3:
+        if self._level >= logging.ERROR:
             self.errors.append(line)
-        LOGGER.log(LEVELS.get(level, logging.DEBUG), line)
+        LOGGER.log(self._level, "%s", line)
 
 
 @functools.cache
 def capture_log() -> _Receiver:
-    """Route the log, once a process; the result's `errors` are the newest warnings and errors."""
+    """Route the log, once a process; the result's `errors` are those of the newest call of `run_logging`."""
     return _Receiver()
 
 
@@ -50,5 +56,6 @@ def run_logging(function: Callable[..., Result], *arguments: object) -> Result:
 
     Python delivers Ctrl-C to the main thread alone; arriving inside a callback from C it would be lost.
     """
+    capture_log().errors.clear()
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(function, *arguments).result()

@@ -60,6 +60,7 @@ class LLM:
         self.n_vocab: int = llama.llama_vocab_n_tokens(self._vocab)
         self._context = self._opened(path, n_ctx, threads or usable_cores())
         self.n_ctx: int = llama.llama_n_ctx(self._context)
+        self._batch: int = min(BATCH, llama.llama_n_batch(self._context))  # less in a context shorter than BATCH
         self._memory = llama.llama_get_memory(self._context)
 
     def _loaded(self, path: Path, params: Any) -> Any:
@@ -84,8 +85,14 @@ class LLM:
         return context
 
     def tokenize(self, text: str, parse_special: bool) -> list[int]:
-        """Token ids of `text`, none added; special tokens are read as such only with `parse_special`."""
-        data = text.encode("utf-8")
+        """Token ids of `text`, none added; special tokens are read as such only with `parse_special`.
+
+        Raises PromptError for text that is not Unicode (bytes of another encoding on the command line).
+        """
+        try:
+            data = text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise PromptError(f"the text is not valid UTF-8 at character {error.start + 1}", "retype it") from error
         room = len(data) + 8
         ids = (llama.llama_token * room)()
         count = llama.llama_tokenize(self._vocab, data, len(data), ids, room, False, parse_special)
@@ -97,8 +104,12 @@ class LLM:
         """Make the cache hold exactly these segments; afterwards `logits` and `generate` follow on them.
 
         The last cell is always evaluated, since its logits are needed.  Raises PromptError where they do not
-        fit the context, ValueError for embeddings of another width.
+        fit the context, ValueError for embeddings that are not float32 of the model's width; both before anything
+        is evaluated or forgotten.
         """
+        for segment in segments:
+            if isinstance(segment, Embeds):
+                self._check_embeds(segment.values)
         wanted = list(segment_cells(segments))
         if not wanted:
             raise PromptError("the prompt is empty", "ask something")
@@ -136,7 +147,7 @@ class LLM:
         stop_ids = {ids[0] for ids in (self.tokenize(text, True) for text in stop) if len(ids) == 1}
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self.last_tokens = []
-        sampler = _sampler(sampling, seed)
+        sampler = _sampler(sampling, seed, self.n_vocab)
         try:
             while len(self.last_tokens) < max_tokens:
                 token = llama.llama_sampler_sample(sampler, self._context, -1)
@@ -186,19 +197,23 @@ class LLM:
             raise BundleError("this model's memory cannot be cut", "export it with an attention-based language model")
 
     def _evaluate_tokens(self, ids: Sequence[int], want_logits: bool) -> None:
-        for start in range(0, len(ids), BATCH):
-            run = ids[start : start + BATCH]
+        for start in range(0, len(ids), self._batch):
+            run = ids[start : start + self._batch]
             batch = llama.llama_batch_init(len(run), 0, 1)
             values = np.array(run, dtype=np.int32)
             ctypes.memmove(batch.token, values.ctypes.data, values.nbytes)
             self._decode(batch, run, want_logits and start + len(run) == len(ids))
 
+    def _check_embeds(self, values: np.ndarray) -> None:
+        if values.ndim != 2 or values.shape[1] != self.n_embd or values.dtype != np.float32:
+            raise ValueError(
+                f"image embeddings are {values.dtype} {values.shape}; expected float32 [tokens, {self.n_embd}]"
+            )
+
     def _evaluate_embeds(self, segment: Embeds, skip: int, want_logits: bool) -> None:
-        values = np.ascontiguousarray(segment.values, dtype=np.float32)
-        if values.ndim != 2 or values.shape[1] != self.n_embd:
-            raise ValueError(f"image embeddings have shape {values.shape}; expected [tokens, {self.n_embd}]")
-        for start in range(skip, len(values), BATCH):
-            rows = values[start : start + BATCH]
+        values = np.ascontiguousarray(segment.values)
+        for start in range(skip, len(values), self._batch):
+            rows = values[start : start + self._batch]
             batch = llama.llama_batch_init(len(rows), self.n_embd, 1)
             ctypes.memmove(batch.embd, rows.ctypes.data, rows.nbytes)
             cells: list[Cell] = [(segment.key, row) for row in range(start, start + len(rows))]
@@ -244,11 +259,11 @@ def common_prefix(held: Sequence[object], wanted: Sequence[object]) -> int:
     return min(len(held), len(wanted))
 
 
-def _sampler(sampling: Sampling, seed: int) -> Any:
+def _sampler(sampling: Sampling, seed: int, n_vocab: int) -> Any:
     chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
     steps = []
     if sampling.repeat_penalty != 1.0:
-        steps.append(llama.llama_sampler_init_penalties(64, sampling.repeat_penalty, 0.0, 0.0))
+        steps.append(llama.llama_sampler_init_penalties(n_vocab, 64, sampling.repeat_penalty, 0.0, 0.0))
     if sampling.temperature <= 0:
         steps.append(llama.llama_sampler_init_greedy())
     else:

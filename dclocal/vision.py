@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from dclocal.bundle import Bundle
@@ -15,7 +18,8 @@ BATCH = 8
 class VisionEncoder:
     """Encodes pictures; `providers` are those that ONNX Runtime took, `encoded_images` counts its work.
 
-    Raises BundleError where the graph cannot be loaded or gives another shape than the manifest says.
+    Raises BundleError where the graph cannot be loaded, has other inputs or outputs, or gives another shape than
+    the manifest says.
     """
 
     def __init__(self, bundle: Bundle, threads: int | None = None):
@@ -33,12 +37,16 @@ class VisionEncoder:
             raise BundleError(
                 f"{bundle.vision_path} cannot be loaded: {reason}", "remove the bundle and pull it again"
             ) from error
+        _check_names("inputs", self._session.get_inputs(), INPUT)
+        _check_names("outputs", self._session.get_outputs(), OUTPUT)
         self._vision = bundle.manifest.vision
         self.providers: list[str] = self._session.get_providers()
         self.encoded_images = 0
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         """float32 `[n, 3, size, size]` to float32 `[n, tokens, n_embd]`."""
+        if not len(pixels):
+            return np.zeros((0, self._vision.tokens, self._vision.n_embd), np.float32)
         runs = [self._run(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)]
         return runs[0] if len(runs) == 1 else np.concatenate(runs)
 
@@ -51,3 +59,9 @@ class VisionEncoder:
             )
         self.encoded_images += len(pixels)
         return embeds
+
+
+def _check_names(kind: str, found: Sequence[Any], expected: str) -> None:
+    names = [value.name for value in found]
+    if names != [expected]:
+        raise BundleError(f"vision.onnx has {kind} {names}, expected {[expected]}", "pull or export the bundle again")

@@ -3,9 +3,12 @@ an answer that is plausible and wrong."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import llama_cpp.llama_cpp as llama
 import numpy as np
 import pytest
 
@@ -14,7 +17,6 @@ from dclocal.errors import BundleError, PromptError
 from dclocal.llm import LLM
 from dclocal.prompt import FORMATS, Embeds, Message, Tokens, render, to_segments
 
-pytestmark = pytest.mark.bundle
 TEXT = "The capital of France is Paris, and the capital of Italy is"
 
 
@@ -26,14 +28,11 @@ def llm(sources: dict[str, Path]) -> Iterator[LLM]:
 
 @pytest.fixture(scope="module")
 def token_embeddings(sources: dict[str, Path]) -> np.ndarray:
-    """The model's own token embeddings, read by the gguf package."""
-    from gguf import GGUFReader
-    from gguf.quants import dequantize
-
-    table = next(tensor for tensor in GGUFReader(sources["llm"]).tensors if tensor.name == "token_embd.weight")
-    return dequantize(table.data, table.tensor_type)
+    """The model's own token embeddings."""
+    return read_embeddings(sources["llm"])
 
 
+@pytest.mark.bundle
 def test_embeddings_of_tokens_equal_the_tokens(llm: LLM, token_embeddings: np.ndarray) -> None:
     """Images enter as embeddings: this proves that they stand where tokens would."""
     ids = llm.tokenize(TEXT, False)
@@ -47,6 +46,7 @@ def test_embeddings_of_tokens_equal_the_tokens(llm: LLM, token_embeddings: np.nd
     assert llm.logits().argmax() == expected.argmax()
 
 
+@pytest.mark.bundle
 def test_a_shared_prefix_is_not_evaluated_again(llm: LLM, token_embeddings: np.ndarray) -> None:
     rows = np.ascontiguousarray(token_embeddings[100:140], np.float32)
     start, more = tuple(llm.tokenize("Look: ", False)), tuple(llm.tokenize(" What is this?", False))
@@ -63,6 +63,7 @@ def test_a_shared_prefix_is_not_evaluated_again(llm: LLM, token_embeddings: np.n
     assert other.reused == len(start)  # another picture: nothing from it on is kept
 
 
+@pytest.mark.bundle
 def test_greedy_text_equals_llama_cpps_own_driver(llm: LLM, sources: dict[str, Path]) -> None:
     from llama_cpp import Llama
 
@@ -79,6 +80,7 @@ def test_greedy_text_equals_llama_cpps_own_driver(llm: LLM, sources: dict[str, P
     assert llm.last_tokens == expected and text == other.detokenize(expected).decode()
 
 
+@pytest.mark.bundle
 def test_stopping_early_leaves_a_usable_cache(llm: LLM) -> None:
     ids = tuple(llm.tokenize(TEXT, False))
     llm.prefill([Tokens(ids)])
@@ -92,10 +94,9 @@ def test_stopping_early_leaves_a_usable_cache(llm: LLM) -> None:
     assert result.evaluated == 3  # the last token was never evaluated, and two are new
 
 
+@pytest.mark.bundle
 def test_an_interrupt_leaves_cells_and_cache_agreeing(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C right after an evaluation: the next question must not find what the record does not know."""
-    import llama_cpp.llama_cpp as llama
-
     ids = tuple(llm.tokenize(TEXT, False))
     llm.prefill([Tokens(ids)])
     expected = llm.logits()
@@ -115,11 +116,13 @@ def test_an_interrupt_leaves_cells_and_cache_agreeing(llm: LLM, monkeypatch: pyt
     np.testing.assert_allclose(llm.logits(), expected, atol=0.1)
 
 
+@pytest.mark.bundle
 def test_special_tokens_count_in_control_text_alone(llm: LLM) -> None:
     assert len(llm.tokenize("<|im_end|>", True)) == 1
     assert len(llm.tokenize("<|im_end|>", False)) > 1
 
 
+@pytest.mark.bundle
 def test_tokens_equal_transformers(llm: LLM, sources: dict[str, Path]) -> None:
     """Training and runtime cut text into the same tokens."""
     from transformers import AutoTokenizer
@@ -139,12 +142,14 @@ def test_tokens_equal_transformers(llm: LLM, sources: dict[str, Path]) -> None:
             assert llm.tokenize(text, special) == theirs(text, special), (text, special)
 
 
+@pytest.mark.bundle
 def test_a_model_answers_through_its_template(llm: LLM) -> None:
     pieces = render(FORMATS["chatml"], [Message("user", "What is the capital of France?")], answer_next=True)
     llm.prefill(to_segments(pieces, llm.tokenize, {}))
     assert "Paris" in "".join(llm.generate(Sampling(), seed=0, max_tokens=16, stop=("<|im_end|>",)))
 
 
+@pytest.mark.bundle
 def test_seeds_decide_what_is_drawn(llm: LLM) -> None:
     def draw(seed: int) -> str:
         llm.prefill([Tokens(tuple(llm.tokenize("Once upon a time", False)))])
@@ -153,6 +158,7 @@ def test_seeds_decide_what_is_drawn(llm: LLM) -> None:
     assert draw(1) == draw(1) != draw(2)
 
 
+@pytest.mark.bundle
 def test_what_does_not_fit_is_refused(llm: LLM) -> None:
     with pytest.raises(PromptError, match="600 tokens, the context holds 512"):
         llm.prefill([Tokens((7,) * 600)])
@@ -161,15 +167,172 @@ def test_what_does_not_fit_is_refused(llm: LLM) -> None:
     assert llm.prefill([Tokens((7, 8))]).total == 2
 
 
-def test_broken_files_and_a_quiet_terminal(
-    tmp_path: Path, sources: dict[str, Path], capfd: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.bundle
+def test_a_quiet_terminal(sources: dict[str, Path], capfd: pytest.CaptureFixture[str]) -> None:
     """A terminal app draws on these streams."""
-    broken = tmp_path / "llm.gguf"
-    broken.write_bytes(b"GGUF" + b"\0" * 100)
-    with pytest.raises(BundleError, match="cannot be loaded"):
-        LLM(broken, n_ctx=64)
-    with pytest.raises(BundleError, match="there is no language model"):
-        LLM(tmp_path / "none.gguf", n_ctx=64)
     LLM(sources["llm"], n_ctx=64).close()
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.fixture(scope="module")
+def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of two layers and width 32 whose tokens are bytes: token 4 + b is the byte b."""
+    from gguf import GGUFWriter, TokenType
+
+    path, random, width = tmp_path_factory.mktemp("tiny") / "tiny.gguf", np.random.default_rng(0), 32
+    tokens = ["<unk>", "<s>", "</s>", "<|halt|>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    writer = GGUFWriter(path, "llama")
+    sizes = {"context_length": 4096, "embedding_length": width, "block_count": 2, "feed_forward_length": 64}
+    for key, value in {**sizes, "attention.head_count": 2, "vocab_size": len(tokens)}.items():
+        writer.add_uint32(f"llama.{key}", value)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([0.0] * len(tokens))
+    writer.add_token_types([TokenType.UNKNOWN] + [TokenType.CONTROL] * 3 + [TokenType.BYTE] * 256)
+    writer.add_eos_token_id(2)
+    writer.add_add_space_prefix(False)
+    shapes = {"token_embd": (len(tokens), width), "output": (len(tokens), width)}
+    for layer in range(2):
+        shapes |= {f"blk.{layer}.attn_{name}": (width, width) for name in ("q", "k", "v", "output")}
+        shapes |= {f"blk.{layer}.ffn_{name}": (64, width) for name in ("gate", "up")}
+        shapes[f"blk.{layer}.ffn_down"] = (width, 64)
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", random.standard_normal(shape, dtype=np.float32) * shape[1] ** -0.5)
+    for name in ("output_norm", *(f"blk.{layer}.{norm}_norm" for layer in range(2) for norm in ("attn", "ffn"))):
+        writer.add_tensor(f"{name}.weight", np.ones(width, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture
+def tiny(tiny_gguf: Path) -> Iterator[LLM]:
+    with LLM(tiny_gguf, n_ctx=2048, threads=1) as model:
+        yield model
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    """The tiny model "samples" these bytes, then its end."""
+    tokens = iter([*(4 + byte for byte in data), 2])
+    monkeypatch.setattr(llama, "llama_sampler_sample", lambda *_: next(tokens))
+
+
+def test_long_prompts_go_in_batches(tiny: LLM, tiny_gguf: Path) -> None:
+    """1,300 tokens are three batches; a lost or doubled one moves every later position."""
+    from llama_cpp import Llama
+
+    ids = tuple(np.random.default_rng(1).integers(4, 260, 1300).tolist())
+    other = Llama(
+        str(tiny_gguf), n_ctx=2048, n_batch=512, n_threads=1, n_threads_batch=1, verbose=False, flash_attn=True
+    )
+    other.eval(ids)
+    expected = np.ctypeslib.as_array(llama.llama_get_logits_ith(other.ctx, -1), shape=(260,))
+    tiny.prefill([Tokens(ids)])
+    np.testing.assert_allclose(tiny.logits(), expected, atol=1e-4)
+    assert tiny.evaluated_tokens == len(tiny.cells) == 1300
+    start, middle, end = Tokens(ids[:5]), ids[5:1290], Tokens(ids[1290:])
+    tiny.prefill([Tokens((9,))])  # forget all
+    tiny.prefill([start, Tokens(middle), end])
+    expected = tiny.logits()  # same runs, same kernels: equal to the bit; other lengths round otherwise
+    tiny.prefill([Tokens((9,))])
+    tiny.prefill([start, Embeds("video", read_embeddings(tiny_gguf)[list(middle)]), end])
+    np.testing.assert_array_equal(tiny.logits(), expected)
+
+
+def test_contexts_shorter_than_a_batch(tiny_gguf: Path) -> None:
+    """llama.cpp rounds a context up but not its batch, and aborts the process where a batch is larger."""
+    with LLM(tiny_gguf, n_ctx=300) as model:
+        assert model.prefill([Tokens((7,) * (model.n_ctx - 1))]).evaluated == model.n_ctx - 1
+
+
+def test_pieces_are_whole_characters(tiny: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a character on a terminal is a question mark, and the rest of it another."""
+    tiny.prefill([Tokens((5, 6))])
+    scripted(monkeypatch, "aé🎉".encode() + b"\xf0\x9f")
+    assert list(tiny.generate(Sampling(), seed=0, max_tokens=50)) == ["a", "é", "🎉", "\ufffd"]
+    assert bytes(token - 4 for token in tiny.last_tokens) == "aé🎉".encode() + b"\xf0\x9f"
+
+
+def test_an_answer_ends_where_it_must(tiny: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.prefill([Tokens((5, 6))])
+    scripted(monkeypatch, b"abc")
+    assert list(tiny.generate(Sampling(), seed=0, max_tokens=2)) == ["a", "b"]
+    tiny.prefill([Tokens((5, 6))])
+    monkeypatch.setattr(llama, "llama_sampler_sample", lambda *_: 3)
+    list(tiny.generate(Sampling(), seed=0, max_tokens=2, stop=("<|halt|>",)))
+    assert tiny.last_tokens == []  # a name that llama.cpp itself does not take for an end
+    monkeypatch.setattr(llama, "llama_sampler_sample", lambda *_: 101)
+    tiny.prefill([Tokens((7,) * (tiny.n_ctx - 3))])
+    assert list(tiny.generate(Sampling(), seed=0, max_tokens=99)) == ["a", "a", "a"]
+    assert len(tiny.cells) < tiny.n_ctx
+
+
+def test_repetition_is_penalised_as_llama_cpps_own_driver_does(tiny: LLM, tiny_gguf: Path) -> None:
+    """Greedy too: small models fall into loops, and the penalty is the way out."""
+    from llama_cpp import Llama
+
+    def answer(penalty: float) -> list[int]:
+        tiny.prefill([Tokens((5, 6, 7, 8))])
+        list(tiny.generate(Sampling(repeat_penalty=penalty), seed=0, max_tokens=30))
+        return tiny.last_tokens
+
+    other = Llama(str(tiny_gguf), n_ctx=2048, n_threads=1, n_threads_batch=1, verbose=False, flash_attn=True)
+    theirs = other.generate([5, 6, 7, 8], temp=0.0, repeat_penalty=1.5)
+    expected = [token for token, _ in zip(theirs, range(30))]
+    assert answer(1.5) == expected != answer(1.0)
+
+
+def test_wrong_embeddings_change_nothing(tiny: LLM) -> None:
+    """float16 or integers read as float32 would be noise that the model answers from."""
+    tiny.prefill([Tokens((5, 6, 7))])
+    for values in (np.zeros((2, 31), np.float32), np.zeros((2, 32), np.float16), np.zeros(32, np.float32)):
+        with pytest.raises(ValueError, match=r"expected float32 \[tokens, 32\]"):
+            tiny.prefill([Tokens((5,)), Embeds("x", values)])
+    assert tiny.cells == [5, 6, 7]
+
+
+def test_text_of_another_encoding_is_the_users_mistake(tiny: LLM) -> None:
+    """What Python makes of a Latin-1 byte on the command line; a fault would look like our error."""
+    with pytest.raises(PromptError, match="not valid UTF-8 at character 4"):
+        tiny.tokenize("caf\udce9", False)
+
+
+def test_a_failure_is_told_by_its_own_reason(tmp_path: Path, tiny_gguf: Path) -> None:
+    """In a process without logging, as the command line is: one line on stderr, and not an earlier file's reason."""
+    damaged = {"first": b"GGUF" + b"\0" * 100, "cut": tiny_gguf.read_bytes()[:-64], "text": b"text" * 99}
+    files = [tiny_gguf, *(tmp_path / name for name in damaged)]
+    for name, data in damaged.items():
+        (tmp_path / name).write_bytes(data)
+    program = """if True:
+        import sys
+        from pathlib import Path
+        from dclocal.errors import BundleError
+        from dclocal.llm import LLM
+        good, *broken = map(Path, sys.argv[1:])
+        for path in broken:
+            LLM(good, n_ctx=64).close()
+            try:
+                LLM(path, n_ctx=64)
+            except BundleError as error:
+                print(error.problem.partition("cannot be loaded: ")[2])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, files)], capture_output=True, text=True, timeout=120
+    )
+    first, cut, text = done.stdout.splitlines()
+    assert "version" in first and "not within the file bounds" in cut and "magic" in text, done.stdout
+    assert done.stderr == ""
+    with pytest.raises(BundleError, match="there is no language model"):
+        LLM(tmp_path / "none.gguf", n_ctx=64)
+
+
+def read_embeddings(gguf_file: Path) -> np.ndarray:
+    """The file's token embeddings, float32 `[tokens, width]`, read by the gguf package."""
+    from gguf import GGUFReader
+    from gguf.quants import dequantize
+
+    table = next(tensor for tensor in GGUFReader(gguf_file).tensors if tensor.name == "token_embd.weight")
+    return np.ascontiguousarray(dequantize(table.data, table.tensor_type), np.float32)
