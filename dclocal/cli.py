@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -33,8 +34,24 @@ PLUGIN_HELPS = {"train": "Train a model by a recipe.", "export": "Write a checkp
 EXTRAS = {"torch": "train", "transformers": "train", "accelerate": "train", "peft": "train", "optimum": "export"}
 
 
+class ClosedPipe(Exception):
+    """Nobody reads the output any more (`| head`): click would end a bare BrokenPipeError with status 1."""
+
+
 class Commands(click.Group):
     """The commands of this package and of plug-ins, imported one at a time."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        try:
+            return super().make_context(*arguments, **options)
+        except BrokenPipeError as error:
+            raise ClosedPipe from error
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except BrokenPipeError as error:
+            raise ClosedPipe from error
 
     def list_commands(self, context: click.Context) -> list[str]:
         return [*COMMANDS, *sorted(set(_plugins()) - set(COMMANDS))]
@@ -49,6 +66,8 @@ class Commands(click.Group):
         """Names and short helps, without importing any command."""
         rows = [(name, text) for name, (_, text) in COMMANDS.items()]
         for name, target in sorted(_plugins().items()):
+            if name in COMMANDS:
+                continue
             rows.append((name, PLUGIN_HELPS.get(name) or f"From {target.partition('.')[0]}."))
         with formatter.section("Commands"):
             formatter.write_dl(rows)
@@ -82,12 +101,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
         error.show(file=sys.stderr)
         return error.exit_code
     except UserError as error:
-        print(f"dclocal: {error}", file=sys.stderr)
+        print(f"dclocal: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
-    except (KeyboardInterrupt, click.Abort):
+    except click.Abort:  # click has ended the line
+        return 130
+    except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
-    except BrokenPipeError:
+    except (BrokenPipeError, ClosedPipe):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the exit's flush is quiet too
         return 0
     except Exception as error:

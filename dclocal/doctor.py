@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import sys
+import tempfile
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ EXTRAS = {
     "train": ("torch", "transformers", "accelerate", "peft"),
     "export": ("torch", "transformers", "optimum-onnx"),
     "gpu": ("onnxruntime-gpu",),
+    "dev": ("pytest", "ruff", "mypy", "import-linter", "scikit-image"),
 }
 CPU_FLAGS = (
     "avx2",
@@ -56,11 +58,12 @@ def examine() -> dict[str, Any]:
         "machine": _machine(),
         "packages": packages,
         "extras": {extra: _extra(extra, names) for extra, names in EXTRAS.items()},
-        "runtimes": _runtimes(missing),
-        "store": _store(problems),
+        "runtimes": _runtimes(missing, problems),
     }
+    loaded = not missing and len(report["runtimes"]) == len(RUNTIMES)
+    report["store"], has_bundle = _store(problems)
     report["problems"] = problems
-    report["can_chat"] = not missing
+    report["can_chat"] = loaded and has_bundle
     return report
 
 
@@ -72,43 +75,79 @@ def _machine() -> dict[str, Any]:
         "cpu": cpu_model(),
         "features": " ".join(flag for flag in CPU_FLAGS if flag in flags) or "unknown",
         "cores": usable_cores(),
-        "memory": f"{memory_bytes() / 1e9:.1f} GB" if memory_bytes() else "unknown",
+        "memory_bytes": memory_bytes(),
     }
 
 
-def _runtimes(missing: list[str]) -> dict[str, str]:
+def _onnx_runtime() -> str:
+    import onnxruntime
+
+    return ", ".join(onnxruntime.get_available_providers())
+
+
+def _llama_cpp() -> str:
+    import llama_cpp.llama_cpp as llama
+
+    gpu = "with GPU offload" if llama.llama_supports_gpu_offload() else "no GPU offload"
+    return f"{gpu}; {llama.llama_print_system_info().decode(errors='replace').strip(' |')}"
+
+
+RUNTIMES: dict[str, tuple[str, Callable[[], str]]] = {
+    "ONNX Runtime providers": ("onnxruntime", _onnx_runtime),
+    "llama.cpp": ("llama-cpp-python", _llama_cpp),
+}
+"""What loads native code: the fact's name → its package and how the fact is found."""
+
+
+def _runtimes(missing: list[str], problems: list[str]) -> dict[str, str]:
+    """A fact for every runtime that loads; one that is installed and does not load is a problem."""
     facts = {}
-    if "onnxruntime" not in missing:
-        import onnxruntime
-
-        facts["ONNX Runtime providers"] = ", ".join(onnxruntime.get_available_providers())
-    if "llama-cpp-python" not in missing:
-        import llama_cpp.llama_cpp as llama
-
-        facts["llama.cpp"] = llama.llama_print_system_info().decode(errors="replace")
-        facts["llama.cpp on a GPU"] = "yes" if llama.llama_supports_gpu_offload() else "no"
+    for name, (package, fact) in RUNTIMES.items():
+        if package in missing:
+            continue
+        try:
+            facts[name] = fact()
+        except Exception as error:  # a missing system library, another processor's build: each raises its own
+            reason = " ".join(str(error).split()) or type(error).__name__
+            problems.append(
+                f"{package} is installed and does not load ({reason}): pip install --force-reinstall {package}"
+            )
     return facts
 
 
-def _store(problems: list[str]) -> dict[str, str]:
-    from dclocal.store import home, installed, parts_folder
+def _store(problems: list[str]) -> tuple[dict[str, Any], bool]:
+    """Facts of the folder that bundles live in, and whether a bundle is there or can be built."""
+    from dclocal.store import BUILD_BYTES, home, installed, parts_folder
 
     folder = home()
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    facts = {
-        "folder": str(folder),
-        "free": f"{shutil.disk_usage(existing).free / 1e9:.1f} GB",
-        "writable": "yes" if os.access(existing, os.W_OK) else "no",
-    }
-    if facts["writable"] == "no":
-        problems.append(f"{existing} cannot be written: set DCLOCAL_HOME to a folder of yours")
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free, writable = shutil.disk_usage(existing).free, _is_writable(existing)
+    facts: dict[str, Any] = {"folder": str(folder), "free_bytes": free, "writable": "yes" if writable else "no"}
+    ready = False
     for name, found in installed():
+        ready = ready or not isinstance(found, BundleError)
         facts[f"bundle {name}"] = f"damaged: {found}" if isinstance(found, BundleError) else "ready"
+    buildable = writable
+    if not writable:
+        problems.append(f"{existing} cannot be written: set DCLOCAL_HOME to a folder of yours")
+    elif not ready and free < BUILD_BYTES:
+        buildable = False
+        problems.append(f"{folder} has {free >> 20} MB free, building needs {BUILD_BYTES >> 20} MB: free some")
     try:
         facts["embedded parts"] = str(parts_folder("dc-tiny").relative_to(Path(__file__).parent.parent))
     except BundleError as error:
+        buildable = False
         problems.append(str(error))
-    return facts
+    return facts, ready or buildable
+
+
+def _is_writable(folder: Path) -> bool:
+    """Whether a file can be made there; permissions alone do not tell on read-only and virtual file systems."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def _extra(extra: str, names: tuple[str, ...]) -> str:

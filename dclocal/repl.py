@@ -6,13 +6,15 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dclocal.errors import UserError
 
 if TYPE_CHECKING:
+    from prompt_toolkit.completion import Completer
+
     from dclocal.chat import Answered, Attachment, ChatSession
 
 HELP = """\
@@ -54,44 +56,58 @@ class Repl:
             except KeyboardInterrupt:
                 note("Ctrl-D or /quit leaves")
                 continue
-            if line == "/quit":
+            if line.split(maxsplit=1)[:1] == ["/quit"]:
                 return
             if line:
                 self.handle(line)
 
     def handle(self, line: str) -> None:
         """One line: a command or a question; errors are shown and the loop goes on."""
-        word, _, argument = line.partition(" ")
+        word, *rest = line.split(maxsplit=1)
+        argument = rest[0] if rest else ""
         try:
             if not line.startswith("/"):
                 self.ask(line)
             elif word in self.commands:
-                self.commands[word](argument.strip())
+                self.commands[word](argument)
             else:
                 note(f"unknown command {word}; known: {', '.join([*self.commands, '/quit'])}")
         except UserError as error:
             note(str(error))
+        except KeyboardInterrupt:
+            note("\nstopped")
+        except BrokenPipeError:
+            raise
+        except Exception as error:  # a fault in one turn must not lose the conversation
+            if os.environ.get("DCLOCAL_DEBUG"):
+                raise
+            note(f"fault: {' '.join(str(error).split()) or type(error).__name__} — DCLOCAL_DEBUG=1 shows where")
 
     def ask(self, text: str) -> None:
         from dclocal.commands.chat import ask
 
+        said = len(self.session.messages)
         try:
             self.last = ask(self.session, text, self.waiting, self.options)
-            self.waiting = []
         except KeyboardInterrupt:
-            self.waiting = []
             print()
             note("stopped")
+        finally:
+            if len(self.session.messages) > said:  # the turn is remembered, and its pictures with it
+                self.waiting = []
 
     def attach(self, argument: str) -> None:
         from dclocal.images import load_image
 
+        if not argument:
+            raise UserError("/image names no picture", "write /image PATH or /image URL")
         attachment = self.session.attach(load_image(unquote(argument)))
         self.waiting.append(attachment)
         note(f"picture {attachment.number} goes with the next question")
 
     def reset(self, _: str) -> None:
         self.session.reset()
+        self.waiting = []
         note("the conversation is forgotten; attach a picture with /image")
 
     def save(self, argument: str) -> None:
@@ -135,12 +151,34 @@ def unquote(argument: str) -> str:
     return words[0] if len(words) == 1 else argument
 
 
+def line_completer(commands: list[str]) -> Completer:
+    """Completes a command at a line's start, and paths after /image and /save."""
+    from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
+    from prompt_toolkit.document import Document
+
+    class LineCompleter(Completer):
+        def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
+            word, space, argument = document.text_before_cursor.lstrip().partition(" ")
+            if not space and word:
+                yield from (Completion(name, -len(word)) for name in commands if name.startswith(word))
+            elif word in ("/image", "/save"):
+                yield from paths.get_completions(Document(argument), complete_event)
+
+    paths = PathCompleter(expanduser=True)
+    return LineCompleter()
+
+
+def _plain_line() -> str:
+    """A line without editing; the prompt goes to stderr, where `input` would write it to stdout."""
+    print("> ", end="", file=sys.stderr, flush=True)
+    return input()
+
+
 def line_reader(commands: list[str]) -> Callable[[], str]:
     """A function that reads a line: prompt_toolkit where the terminal can, else plain input."""
     if os.environ.get("TERM", "dumb") in ("dumb", "unknown") or not sys.stdin.isatty():
-        return lambda: input("> ")
+        return _plain_line
     from prompt_toolkit import PromptSession
-    from prompt_toolkit.completion import NestedCompleter, PathCompleter
     from prompt_toolkit.history import FileHistory
     from prompt_toolkit.key_binding import KeyBindings
     from prompt_toolkit.output import create_output
@@ -153,8 +191,6 @@ def line_reader(commands: list[str]) -> Callable[[], str]:
     def _(event: object) -> None:
         event.current_buffer.insert_text("\n")  # type: ignore[attr-defined]
 
-    paths = PathCompleter(expanduser=True)
-    completer = NestedCompleter({name: paths if name in ("/image", "/save") else None for name in commands})
     history = home() / "history"
     try:
         history.parent.mkdir(parents=True, exist_ok=True)
@@ -162,7 +198,8 @@ def line_reader(commands: list[str]) -> Callable[[], str]:
         kept = FileHistory(str(history))
     except OSError:  # a read-only home: the session works without a history
         kept = None
+    completer, output = line_completer(commands), create_output(stdout=sys.stderr)
     session: PromptSession[str] = PromptSession(
-        "> ", history=kept, completer=completer, key_bindings=keys, output=create_output(stdout=sys.stderr)
+        "> ", history=kept, completer=completer, key_bindings=keys, output=output
     )
     return session.prompt

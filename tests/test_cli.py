@@ -51,6 +51,9 @@ def test_every_command_has_help_with_an_example(name: str, capsys: pytest.Captur
         (["bundle", "remove", "../x"], "there is no bundle"),
         (["bundle", "pull", "dc-tiny", "--from", "nowhere"], "nowhere is not a folder"),
         (["chat", "--json"], "--json and - need a question"),
+        (["chat", "--temperature", "nan", "-p", "hm?"], "nan is not a number"),
+        (["chat", "-p", " "], "the question is empty"),
+        (["chat", "a\nb.png", "-p", "hm?"], "a b.png does not exist"),
         (["nonsense"], "No such command"),
         (["train", "none.yaml"], "there is no recipe"),
     ],
@@ -69,6 +72,39 @@ def test_mistakes_exit_2_with_one_line(
     assert "Traceback" not in captured.err
     if captured.err.startswith("dclocal:"):
         assert captured.err.count("\n") == 1
+
+
+def test_a_closed_standard_input(own_home: Path) -> None:
+    """Services start with it closed: only what reads it may mind."""
+    for arguments, expected in (
+        ("chat", "standard input is closed"),
+        ("chat - -p hm?", "standard input is closed"),
+        ("chat missing.jpg -p hm?", "missing.jpg does not exist"),
+    ):
+        command = ["bash", "-c", f"exec {sys.executable} -m dclocal {arguments} <&-"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2 and expected in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["chat", "--help"], ["bundle", "list"]])
+def test_a_pipe_nobody_reads_is_no_failure(own_home: Path, arguments: list[str]) -> None:
+    """`set -o pipefail` with `| head` must not end a script; the pipe is closed before the first byte."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "dclocal", *arguments]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_folder_of_the_same_name_does_not_hide_a_bundle(
+    own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`bundle show dc-tiny` means what `chat --bundle dc-tiny` means, wherever it is typed."""
+    (tmp_path / "dc-tiny").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert run(["bundle", "show", "dc-tiny"]) == 2
+    assert "there is no bundle 'dc-tiny' here" in capsys.readouterr().err
 
 
 def test_faults_exit_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

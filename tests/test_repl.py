@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -16,7 +17,7 @@ from PIL import Image
 
 from dclocal.chat import ChatSession
 from dclocal.fake import FakeLLM, FakeVision, fake_bundle
-from dclocal.repl import Repl, unquote
+from dclocal.repl import Repl, line_completer, line_reader, unquote
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -88,6 +89,76 @@ def test_ctrl_c_stops_the_answer_and_not_the_conversation(
     captured = capsys.readouterr()
     assert captured.out == "a l\nshort\n" and "stopped" in captured.err
     assert [message.text for message in session.messages] == ["Tell me.", "a l", "Again.", "short"]
+
+
+def test_a_stop_before_the_answer_keeps_the_picture(
+    talk: Callable[..., ChatSession], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, picture: Image.Image
+) -> None:
+    """Ctrl-C while the prompt is evaluated: the question is not remembered, so its picture goes with the next."""
+    real, calls = FakeLLM.prefill, []
+
+    def interrupted(self: FakeLLM, segments: object) -> object:
+        calls.append(segments)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return real(self, segments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(FakeLLM, "prefill", interrupted)
+    picture.save(tmp_path / "a.png")
+    session = talk([f"/image {tmp_path / 'a.png'}", "What?", "What is it?", "And?"], "a cat", "yes")
+    assert [(message.text, len(message.images)) for message in session.messages[::2]] == [
+        ("What is it?", 1),
+        ("And?", 0),
+    ]
+
+
+def test_reset_drops_waiting_pictures(talk: Callable[..., ChatSession], tmp_path: Path, picture: Image.Image) -> None:
+    """Else a picture that does not fit the context could never be got rid of."""
+    picture.save(tmp_path / "a.png")
+    session = talk([f"/image {tmp_path / 'a.png'}", "/reset", "Hello"], "hi")
+    assert [len(message.images) for message in session.messages] == [0, 0]
+
+
+def test_faults_and_ctrl_c_in_commands_do_not_end_it(
+    talk: Callable[..., ChatSession], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A long conversation must not be lost to one bad turn or one slow address."""
+
+    def slow(source: str) -> None:
+        raise KeyboardInterrupt if source.startswith("http") else RuntimeError("broken\nin two")
+
+    monkeypatch.setattr("dclocal.images.load_image", slow)
+    talk(["/image http://slow/x.png", "/image", "/image x.png", "Hello"], "hi")
+    captured = capsys.readouterr()
+    assert captured.out == "hi\n"
+    for expected in ("stopped", "/image names no picture", "fault: broken in two"):
+        assert expected in captured.err
+
+
+def test_completion(tmp_path: Path) -> None:
+    """Commands complete from any of their letters, paths after /image, nothing inside a question."""
+    from prompt_toolkit.completion import CompleteEvent
+    from prompt_toolkit.document import Document
+
+    (tmp_path / "photo.jpg").touch()
+    completer = line_completer(["/image", "/quit", "/save"])
+
+    def completed(text: str) -> list[str]:
+        found = completer.get_completions(Document(text), CompleteEvent())
+        return [text[: len(text) + one.start_position] + one.text for one in found]
+
+    assert completed("/") == ["/image", "/quit", "/save"] and completed("/im") == ["/image"]
+    assert completed(f"/image {tmp_path}/ph") == [f"/image {tmp_path}/photo.jpg"]
+    assert completed("what is /im") == completed("") == completed("/quit /") == []
+
+
+def test_a_plain_terminal_keeps_the_prompt_out_of_the_answer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n"))
+    assert line_reader([])() == "hello"
+    assert capsys.readouterr() == ("", "> ")
 
 
 def test_pasted_paths() -> None:

@@ -84,8 +84,7 @@ def show(name: str, as_json: bool) -> None:
     from dclocal.bundle import PARITY_FILE
 
     opened = _installed(name)
-    parity_file = opened.path / PARITY_FILE
-    parity = json.loads(parity_file.read_text(encoding="utf-8")) if parity_file.is_file() else {}
+    parity = _read_parity(opened.path / PARITY_FILE)
     manifest = dataclasses.asdict(opened.manifest)
     if as_json:
         print(json.dumps({"path": str(opened.path), "manifest": manifest, "parity": parity}, indent=2))
@@ -103,12 +102,11 @@ def show(name: str, as_json: bool) -> None:
         ("prompt", opened.manifest.prompt.name),
     ]
     rows += [(f"licence of {part}", licence) for part, licence in opened.manifest.licences.items()]
+    rows += [(f"provenance {name}", value) for name, value in _flat(opened.manifest.provenance)]
     _print_table(rows)
     if parity:
         print("\nparity with the checkpoint")
-        _print_table(
-            [(name, f"{value:.6g}" if isinstance(value, float) else str(value)) for name, value in _flat(parity)]
-        )
+        _print_table(_flat(parity))
 
 
 @bundle.command(epilog="Example: dclocal bundle verify dc-tiny")
@@ -144,16 +142,29 @@ def remove(name: str, as_json: bool) -> None:
 
 
 def _installed(name: str) -> Any:
-    """The bundle as it is, without building it."""
+    """The bundle as it is, without building it; a name means what it means to `store.open_bundle`."""
     from dclocal.bundle import read_bundle
-    from dclocal.store import bundles_folder
+    from dclocal.store import EMBEDDED, bundles_folder
 
-    path = Path(name) if Path(name).is_dir() else bundles_folder() / name
-    if not path.is_dir():
+    path = bundles_folder() / name
+    if name not in EMBEDDED and (Path(name).name != name or not path.is_dir()):
+        path = Path(name).expanduser()
+    if not name or not path.is_dir():
         raise BundleError(
             f"there is no bundle {name!r} here", "see `dclocal bundle list`; `dclocal bundle pull` builds dc-tiny"
         )
     return read_bundle(path)
+
+
+def _read_parity(path: Path) -> dict[str, Any]:
+    """The parity figures, none where a bundle carries none; raises BundleError where they cannot be read."""
+    if not path.is_file():
+        return {}
+    try:
+        parity = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BundleError(f"{path} is damaged ({error})", "remove the bundle and pull it again") from error
+    return parity if isinstance(parity, dict) else {}
 
 
 def _flat(data: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import click
@@ -37,14 +39,21 @@ def chat(
     as_json: bool,
 ) -> None:
     """Ask about pictures: paths, URLs, or - for standard input.  Without -p, a conversation."""
+    from dclocal.errors import PromptError
     from dclocal.progress import for_terminal
     from dclocal.session import STANDARD_INPUT, load_images, open_session
     from dclocal.store import open_bundle
 
+    if sys.stdin is None and (prompt is None or STANDARD_INPUT in images):
+        raise click.UsageError("standard input is closed: add < /dev/null")
     if prompt is None and STANDARD_INPUT not in images and not sys.stdin.isatty():
         prompt = sys.stdin.read()
     if prompt is None and (as_json or STANDARD_INPUT in images):
         raise click.UsageError("--json and - need a question: add -p TEXT")
+    if prompt is not None and not prompt.strip():
+        raise PromptError("the question is empty", "ask something")
+    if temperature is not None and math.isnan(temperature):
+        raise click.UsageError("--temperature nan is not a number from 0 to 5")
     pictures = load_images(images)
     with for_terminal() as progress:
         bundle = open_bundle(bundle_name, progress)
@@ -69,11 +78,12 @@ def ask(
     from dclocal.chat import Answered, TextPiece
 
     answered = None
-    for event in session.ask(text, attachments, **options):  # type: ignore[arg-type]
-        if isinstance(event, TextPiece) and not quiet:
-            print(event.text, end="", flush=True)
-        elif isinstance(event, Answered):
-            answered = event
+    with closing(session.ask(text, attachments, **options)) as events:  # type: ignore[arg-type, type-var]
+        for event in events:
+            if isinstance(event, TextPiece) and not quiet:
+                print(event.text, end="", flush=True)
+            elif isinstance(event, Answered):
+                answered = event
     assert answered is not None  # the session's last event
     if not quiet:
         print()

@@ -20,10 +20,18 @@ def doctor(as_json: bool) -> int:
         for section, facts in report.items():
             if isinstance(facts, dict):
                 print(section)
-                width = max((len(name) for name in facts), default=0)
-                for name, value in facts.items():
+                rows = [_readable(name, value) for name, value in facts.items()]
+                width = max((len(name) for name, _ in rows), default=0)
+                for name, value in rows:
                     print(f"  {name.ljust(width)}  {value}")
         for problem in report["problems"]:
             print(f"! {problem}")
         print("chat can run" if report["can_chat"] else "chat cannot run")
     return 0 if report["can_chat"] else 1
+
+
+def _readable(name: str, value: object) -> tuple[str, str]:
+    """A fact for people: sizes in GB."""
+    if isinstance(value, int) and name.endswith("_bytes"):
+        return name.removesuffix("_bytes"), f"{value / 1e9:.1f} GB" if value else "unknown"
+    return name, str(value)
