@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dclocal.errors import BundleError
-from dclocal.prompt import PromptFormat
+from dclocal.formats import PromptFormat
 from dclocal.typed_json import Reader
 
 FORMAT_VERSION = 1

@@ -164,6 +164,8 @@ class ChatSession:
             for piece in self.llm.generate(sampling, seed=seed, max_tokens=limit, stop=stop):
                 last = time.perf_counter()
                 first = first or last
+                if not pieces and not (piece := piece.lstrip()):  # some formats lead an answer with a space
+                    continue
                 pieces.append(piece)
                 yield TextPiece(piece)
         finally:
@@ -195,9 +197,8 @@ class ChatSession:
     def _new_segments(self, question: Message) -> list[Segment]:
         """The segments that this question adds, up to where its answer starts."""
         opening = [] if self._segments else [message for message in self.messages if message.role == "system"]
-        pieces = render(self.bundle.manifest.prompt, [*opening, question], answer_next=True)
-        if self._segments:
-            pieces = [piece for piece in pieces if piece.text != self.bundle.manifest.prompt.bos]
+        prompt, first = self.bundle.manifest.prompt, not self._segments
+        pieces = render(prompt, [*opening, question], answer_next=True, opening=first)
         return to_segments(pieces, self.llm.tokenize, self._embeds)
 
     def _remember(self, question: Message, segments: list[Segment], answer: str) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dclocal.bundle import Bundle, FileEntry, ImageSpec, Manifest, Sampling, VisionSpec
-from dclocal.prompt import FORMATS, Embeds, Segment
+from dclocal.formats import FORMATS
+from dclocal.prompt import Embeds, Segment
 
 if TYPE_CHECKING:
     import numpy as np

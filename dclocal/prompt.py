@@ -1,88 +1,24 @@
 """Messages to segments: the one place where a prompt is laid out, for training and for answering.
 
-A prompt format is data (`PromptFormat`), named in `FORMATS` and copied into every bundle.  Rendering
-makes pieces: control text (template, where special tokens count), plain text (what a person wrote,
-where they never do) and images.  `to_segments` turns pieces into what `llm.py` evaluates.
+Rendering by a format (`formats.py`) makes pieces: special tokens, text (of the template or of a person,
+where special tokens never count) and images.  Text between two special tokens or images is tokenized in one
+go (`token_runs`), as the models were trained; `to_segments` turns pieces into what `llm.py` evaluates.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-from dclocal.errors import BundleError, PromptError
+from dclocal.errors import PromptError
+from dclocal.formats import PromptFormat
 
 Tokenize = Callable[[str, bool], list[int]]
 """(text, parse_special) -> token ids, without BOS or EOS added."""
-
-
-@dataclass(frozen=True)
-class PromptFormat:
-    """How one family of models lays out a conversation.
-
-    `answer_end` is the special token that closes an answer: it is trained, and generation stops there.
-    `image_suffix` follows each image's tokens; images stand before the text of their message.
-    """
-
-    name: str
-    bos: str
-    system_prefix: str
-    system_suffix: str
-    user_prefix: str
-    user_suffix: str
-    answer_prefix: str
-    answer_end: str
-    answer_suffix: str
-    image_suffix: str
-    default_system: str = ""
-
-    def to_dict(self) -> dict[str, str]:
-        """The format as plain JSON data."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, str]) -> PromptFormat:
-        """The format from a bundle's JSON; raises BundleError naming a missing or non-text key."""
-        values = {}
-        for field in fields(cls):
-            value = data.get(field.name, "" if field.name == "default_system" else None)
-            if not isinstance(value, str):
-                raise BundleError(
-                    f"the bundle's prompt format has no text for {field.name!r}", "pull or export it again"
-                )
-            values[field.name] = value
-        return cls(**values)
-
-
-FORMATS: dict[str, PromptFormat] = {
-    "chatml": PromptFormat(
-        name="chatml",
-        bos="",
-        system_prefix="<|im_start|>system\n",
-        system_suffix="<|im_end|>\n",
-        user_prefix="<|im_start|>user\n",
-        user_suffix="<|im_end|>\n",
-        answer_prefix="<|im_start|>assistant\n",
-        answer_end="<|im_end|>",
-        answer_suffix="\n",
-        image_suffix="\n",
-    ),
-    # Stage 1 of the paper: the image's tokens, then the caption, nothing else.
-    "plain": PromptFormat(
-        name="plain",
-        bos="",
-        system_prefix="",
-        system_suffix="",
-        user_prefix="",
-        user_suffix="",
-        answer_prefix="",
-        answer_end="<|im_end|>",
-        answer_suffix="",
-        image_suffix="",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -96,13 +32,13 @@ class Message:
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of prompt: control text, a person's text, or an image (then `image` is its key).
+    """A stretch of prompt: text, one special token (`special`), or an image (then `image` is its key).
 
-    `target` marks what training learns to write: the answer and the token that ends it.
+    `target` marks what training learns to write: the answer and what ends it.
     """
 
     text: str = ""
-    control: bool = False
+    special: bool = False
     image: str | None = None
     target: bool = False
 
@@ -131,18 +67,23 @@ class Embeds:
 Segment = Tokens | Embeds
 
 
-def render(prompt_format: PromptFormat, messages: Sequence[Message], *, answer_next: bool = False) -> list[Piece]:
-    """The pieces of a conversation; with `answer_next`, ending where the model starts its answer.
+def render(
+    prompt_format: PromptFormat, messages: Sequence[Message], *, answer_next: bool = False, opening: bool = True
+) -> list[Piece]:
+    """The pieces of a conversation, or of its next turns (`opening` false: neither BOS nor default system
+    message); with `answer_next`, ending where the model starts its answer.
 
     Raises PromptError for an unknown role.
     """
-    pieces = [Piece(prompt_format.bos, control=True)]
-    if prompt_format.default_system and not any(message.role == "system" for message in messages):
-        messages = [Message("system", prompt_format.default_system), *messages]
+    pieces: list[Piece] = []
+    if opening:
+        pieces += _template(prompt_format, prompt_format.bos)
+        if prompt_format.default_system and not any(message.role == "system" for message in messages):
+            messages = [Message("system", prompt_format.default_system), *messages]
     for message in messages:
         pieces += _render_message(prompt_format, message)
     if answer_next:
-        pieces.append(Piece(prompt_format.answer_prefix, control=True))
+        pieces += _template(prompt_format, prompt_format.answer_prefix)
     return [piece for piece in pieces if piece.text or piece.image is not None]
 
 
@@ -150,40 +91,106 @@ def _render_message(prompt_format: PromptFormat, message: Message) -> list[Piece
     text = message.text.strip()
     if message.role == "system":
         return [
-            Piece(prompt_format.system_prefix, control=True),
+            *_template(prompt_format, prompt_format.system_prefix),
             Piece(text),
-            Piece(prompt_format.system_suffix, control=True),
+            *_template(prompt_format, prompt_format.system_suffix),
         ]
     if message.role == "user":
-        pieces = [Piece(prompt_format.user_prefix, control=True)]
+        pieces = _template(prompt_format, prompt_format.user_prefix)
         for key in message.images:
-            pieces += [Piece(image=key), Piece(prompt_format.image_suffix, control=True)]
-        return [*pieces, Piece(text), Piece(prompt_format.user_suffix, control=True)]
+            pieces += [Piece(image=key), *_template(prompt_format, prompt_format.image_suffix)]
+        return [*pieces, Piece(text), *_template(prompt_format, prompt_format.user_suffix)]
     if message.role == "assistant":
         return [
-            Piece(prompt_format.answer_prefix, control=True),
-            Piece(text, target=True),
-            Piece(prompt_format.answer_end, control=True, target=True),
-            Piece(prompt_format.answer_suffix, control=True),
+            *_template(prompt_format, prompt_format.answer_prefix),
+            Piece(prompt_format.answer_lead + text, target=True),
+            *_template(prompt_format, prompt_format.answer_end, target=True),
+            *_template(prompt_format, prompt_format.answer_suffix),
         ]
     raise PromptError(f"unknown role {message.role!r}", "use system, user or assistant")
 
 
-def to_segments(pieces: Iterable[Piece], tokenize: Tokenize, embeds: Mapping[str, np.ndarray]) -> list[Segment]:
-    """Tokenize text pieces and look up images; neighbouring token runs are joined.
+def _template(prompt_format: PromptFormat, text: str, *, target: bool = False) -> list[Piece]:
+    """Text of the template as pieces, its special tokens apart."""
+    if not prompt_format.specials:
+        return [Piece(text, target=target)]
+    parts = re.split("(" + "|".join(map(re.escape, prompt_format.specials)) + ")", text)
+    return [Piece(part, special=part in prompt_format.specials, target=target) for part in parts if part]
 
-    `embeds` maps each image key to float32 `[tokens, n_embd]`.
-    """
-    segments: list[Segment] = []
-    run: list[int] = []
+
+@dataclass(frozen=True)
+class TokenRun:
+    """Token ids with, for each, whether training learns to write it."""
+
+    ids: tuple[int, ...]
+    targets: tuple[bool, ...]
+
+
+def token_runs(pieces: Iterable[Piece], tokenize: Tokenize) -> list[TokenRun | str]:
+    """Runs of tokens and, between them, the keys of images."""
+    runs: list[TokenRun | str] = []
+    ids: list[int] = []
+    targets: list[bool] = []
+    texts: list[Piece] = []
+
+    def end_text() -> None:
+        found, learnt = _tokenize_text(texts, tokenize)
+        ids.extend(found)
+        targets.extend(learnt)
+        texts.clear()
+
+    def end_run() -> None:
+        if ids:
+            runs.append(TokenRun(tuple(ids), tuple(targets)))
+        ids.clear()
+        targets.clear()
+
     for piece in pieces:
-        if piece.image is None:
-            run += tokenize(piece.text, piece.control)
+        if piece.image is None and not piece.special:
+            texts.append(piece)
             continue
-        if run:
-            segments.append(Tokens(tuple(run)))
-            run = []
-        segments.append(Embeds(piece.image, embeds[piece.image]))
-    if run:
-        segments.append(Tokens(tuple(run)))
-    return segments
+        end_text()
+        if piece.image is not None:
+            end_run()
+            runs.append(piece.image)
+        else:
+            special = tokenize(piece.text, True)
+            ids.extend(special)
+            targets.extend([piece.target] * len(special))
+    end_text()
+    end_run()
+    return runs
+
+
+def _tokenize_text(texts: Sequence[Piece], tokenize: Tokenize) -> tuple[list[int], list[bool]]:
+    """Neighbouring texts tokenized as one; a token belongs to the text in which it ends."""
+    whole = "".join(piece.text for piece in texts)
+    if not whole:
+        return [], []
+    ids = tokenize(whole, False)
+    starts, length = [0], 0
+    for before, after in pairwise(texts):
+        length += len(before.text)
+        if before.target == after.target:
+            continue
+        prefix = tokenize(whole[:length], False) if length else []
+        starts.append(_shared(prefix, ids))
+    learnt, target = [], texts[0].target
+    for start, end in pairwise([*starts, len(ids)]):
+        learnt += [target] * (end - start)
+        target = not target
+    return ids, learnt
+
+
+def _shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many leading values are equal."""
+    pairs = zip(first, second)
+    return next((index for index, (one, other) in enumerate(pairs) if one != other), min(len(first), len(second)))
+
+
+def to_segments(pieces: Iterable[Piece], tokenize: Tokenize, embeds: Mapping[str, np.ndarray]) -> list[Segment]:
+    """What the language model evaluates: token runs, and images looked up in `embeds`, which maps each key to
+    float32 `[tokens, n_embd]`."""
+    return [
+        Embeds(run, embeds[run]) if isinstance(run, str) else Tokens(run.ids) for run in token_runs(pieces, tokenize)
+    ]

@@ -14,8 +14,9 @@ import pytest
 
 from dclocal.bundle import Sampling
 from dclocal.errors import BundleError, PromptError
+from dclocal.formats import FORMATS
 from dclocal.llm import LLM
-from dclocal.prompt import FORMATS, Embeds, Message, Tokens, render, to_segments
+from dclocal.prompt import Embeds, Message, Tokens, render, to_segments
 
 TEXT = "The capital of France is Paris, and the capital of Italy is"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dclocal_models.vlm import VISION_FILE, load_checkpoint, save_checkpoint
+from dclocal_models.checkpoint import VISION_FILE, CheckpointError, load_checkpoint, save_checkpoint
 from dclocal_train.config import LoraSettings
 from dclocal_train.stages import add_lora
 from tests.tiny import tiny_model
@@ -41,5 +41,5 @@ def test_round_trip_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_partial_folder_is_named(tmp_path: Path) -> None:
     save_checkpoint(tiny_model(), Tokenizer(), tmp_path / "model")
     (tmp_path / "model" / VISION_FILE).unlink()
-    with pytest.raises(FileNotFoundError, match=VISION_FILE):
+    with pytest.raises(CheckpointError, match=VISION_FILE):
         load_checkpoint(tmp_path / "model")

@@ -12,7 +12,8 @@ from PIL import Image
 from dclocal.bundle import ImageSpec
 from dclocal.images import to_pixels
 from dclocal_models.embedded import DC_TINY, IMAGENET_MEAN, IMAGENET_STD, vit_state_dict
-from dclocal_models.vision import Dinov2Backbone, Dinov2EfficientNetBackbone, VisionConfig
+from dclocal_models.fused import Dinov2EfficientNetBackbone
+from dclocal_models.vision import Dinov2Backbone, VisionConfig
 
 pytestmark = pytest.mark.bundle
 LAST_LAYER = "/backbone/encoder/layer.11/Add_1_output_0"

@@ -11,15 +11,17 @@ import pytest
 import torch
 from PIL import Image
 
-from dclocal.prompt import FORMATS
+from dclocal.formats import FORMATS
 from dclocal_models.vlm import DenseConnectorModel
 from dclocal_train.collate import Collator, visible
 from dclocal_train.config import DataConfig, LoraSettings, Recipe, RecipeError, StageConfig, load_recipe
-from dclocal_train.data import IGNORED, Encoder, RowDataset, TurnPlan, read_rows
+from dclocal_train.data import IGNORED, Encoder, Example, RowDataset, TurnPlan, turns_of
 from dclocal_train.features import FeatureCache
+from dclocal_train.inputs import CachedFeatures, Pixels
+from dclocal_train.pictures import open_pictures
 from dclocal_train.stages import prepare_stage
 from dclocal_train.synthetic.easy_vqa import caption_from
-from dclocal_train.synthetic.rows import conversation_row, write_rows
+from dclocal_train.synthetic.rows import conversation_row
 from dclocal_train.trainer import run_stage
 from tests.tiny import WORDS, tiny_model, tokenize
 
@@ -36,18 +38,20 @@ def rows(tmp_path: Path) -> list[dict[str, Any]]:
     return made
 
 
-def dataset(rows: list[dict[str, Any]], folder: Path, branched: float, turns: int = 3) -> RowDataset:
-    return RowDataset(rows, folder, Encoder(FORMATS["chatml"], tokenize, 4, 0), TurnPlan(turns, branched, 0))
+def dataset(
+    rows: list[dict[str, Any]], folder: Path, branched: float, turns: int = 3, model: DenseConnectorModel | None = None
+) -> RowDataset:
+    inputs = Pixels(model or tiny_model(), open_pictures(folder))
+    return RowDataset(rows, Encoder(FORMATS["chatml"], tokenize), TurnPlan(turns, branched, 0), inputs)
 
 
-def batch_of(model: DenseConnectorModel, examples: list[Any], folder: Path) -> dict[str, torch.Tensor]:
-    cache = FeatureCache(folder / "cache", model)
-    cache.fill(model, [example.image for example in examples])
-    return Collator(cache, 0)(examples)
+def batch_of(model: DenseConnectorModel, examples: list[Example], data: RowDataset) -> dict[str, torch.Tensor]:
+    vision = data.inputs.prepare("0.png")
+    return Collator()([dataclasses.replace(example, vision=vision) for example in examples])
 
 
 def stage(**changes: Any) -> StageConfig:
-    base = StageConfig("test", "rows.json", "chatml", steps=4, batch_size=2, connector_learning_rate=1e-2, bf16=False)
+    base = StageConfig("test", "rows.json", "chatml", 2, 1e-2, steps=4, bf16=False)
     return dataclasses.replace(base, warmup_steps=1, decay_steps=1, log_steps=1, **changes)
 
 
@@ -61,27 +65,25 @@ def test_only_answers_and_their_end_are_in_the_loss(rows: list[dict[str, Any]], 
 def test_branches_equal_separate_conversations(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     """Several questions in one sequence: each must be answered as if it were the only one asked."""
     model = tiny_model().eval()
-    together = dataset(rows, tmp_path, branched=1.0)[0]
-    encoder = dataset(rows, tmp_path, branched=0.0).encoder
-    separate = [encoder.conversation([turn], tmp_path / "0.png") for turn in TURNS]
+    data = dataset(rows, tmp_path, branched=1.0)
+    separate = [data.encoder.conversation([turn], 4) for turn in TURNS]
     with torch.no_grad():
-        one = model(**batch_of(model, [together], tmp_path))["loss"]
-        many = model(**batch_of(model, separate, tmp_path))["loss"]
+        one = model(**batch_of(model, [data[0]], data))["loss"]
+        many = model(**batch_of(model, separate, data))["loss"]
     assert one.item() == pytest.approx(many.item(), abs=1e-5)
-    conversation = encoder.conversation(TURNS, tmp_path / "0.png")
+    conversation = data.encoder.conversation(TURNS, 4)
     with torch.no_grad():
-        leaking = model(**batch_of(model, [conversation], tmp_path))["loss"]
+        leaking = model(**batch_of(model, [conversation], data))["loss"]
     assert abs(leaking.item() - one.item()) > 1e-4  # the mask does something
 
 
 def test_padding_changes_nothing(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     model = tiny_model().eval()
-    encoder = dataset(rows, tmp_path, branched=0.0).encoder
-    short = encoder.conversation(TURNS[:1], tmp_path / "0.png")
-    long = encoder.conversation(TURNS, tmp_path / "1.png")
+    data = dataset(rows, tmp_path, branched=0.0)
+    short, long = data.encoder.conversation(TURNS[:1], 4), data.encoder.conversation(TURNS, 4)
     with torch.no_grad():
-        alone = [model(**batch_of(model, [example], tmp_path))["loss"].item() for example in (short, long)]
-        both = model(**batch_of(model, [short, long], tmp_path))["loss"].item()
+        alone = [model(**batch_of(model, [example], data))["loss"].item() for example in (short, long)]
+        both = model(**batch_of(model, [short, long], data))["loss"].item()
     assert both == pytest.approx((2 * alone[0] + 7 * alone[1]) / 9, abs=1e-5)
 
 
@@ -115,11 +117,13 @@ def test_exactly_the_named_parameters_move(
 def train(
     model: DenseConnectorModel, rows: list[dict[str, Any]], folder: Path, settings: StageConfig, out: Path
 ) -> list[float]:
-    data = dataset(rows, folder, settings.branched_share, settings.max_turns)
-    cache = FeatureCache(folder / "cache", model)
-    cache.fill(model, [folder / row["image"] for row in rows])
-    recipe = Recipe("test", "dc-tiny", str(out), DataConfig(str(folder), 1, 1), (settings,))
-    run_stage(model, data, Collator(cache, 0), recipe, settings, out)
+    data = dataset(rows, folder, settings.branched_share, settings.max_turns, model)
+    if settings.cache_features:
+        cache = FeatureCache(folder / "cache", model, open_pictures(folder))
+        cache.fill(model, [row["image"] for row in rows])
+        data.inputs = CachedFeatures(cache, 4)
+    recipe = Recipe("test", "dc-tiny", str(out), DataConfig(str(folder)), (settings,), loggers=())
+    run_stage(model, data, Collator(tokens_per_tile=4), recipe, settings, out)
     log = json.loads((out / "losses.json").read_text())
     return [entry["loss"] for entry in log if "loss" in entry]
 
@@ -128,7 +132,7 @@ def test_a_resumed_run_has_the_same_losses(
     rows: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kill costs nothing but the steps since the last checkpoint."""
-    settings = stage(steps=6, save_steps=2, branched_share=0.5, max_turns=2)
+    settings = stage(steps=6, save_steps=2, branched_share=0.5, max_turns=2, cache_features=True)
     model = tiny_model()
     prepare_stage(model, settings)
     whole = train(model, rows, tmp_path, settings, tmp_path / "whole")
@@ -161,10 +165,9 @@ def test_recipes_name_what_is_wrong(tmp_path: Path) -> None:
         load_recipe(tmp_path / "none.yaml")
 
 
-def test_rows_out_of_turn_are_named(tmp_path: Path) -> None:
-    write_rows(tmp_path / "rows.json", [{"id": "1", "conversations": [{"from": "gpt", "value": "hello"}]}])
-    with pytest.raises(ValueError, match="row 0"):
-        read_rows(tmp_path / "rows.json")
+def test_rows_out_of_turn_are_named() -> None:
+    with pytest.raises(ValueError, match="row '7'.*gpt"):
+        turns_of({"id": "7", "conversations": [{"from": "gpt", "value": "hello"}]})
 
 
 def test_captions_follow_from_answers() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,15 @@ from dclocal_models.connectors import ConnectorConfig
 from dclocal_models.vision import VisionConfig
 from dclocal_models.vlm import DenseConnectorModel, ModelConfig
 
-TOWER = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "patch_size": 14, "mlp_ratio": 2}
+TOWER = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "patch_size": 14}
+WIDTHS: dict[str, dict[str, Any]] = {
+    "dinov2": {"mlp_ratio": 2},
+    "clip": {"intermediate_size": 64},
+    "siglip": {"intermediate_size": 64},
+    "dinov2+efficientnet_lite2": {"mlp_ratio": 2},
+    "clip+convnext": {"intermediate_size": 64},
+}
+CONVNEXT = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "patch_size": 4}
 WORDS = [
     "<pad>",
     "<|im_start|>",
@@ -28,11 +37,14 @@ WORDS = [
 ]
 
 
-def tiny_config(backbone: str = "dinov2", groups: int = 2) -> ModelConfig:
+def tiny_config(backbone: str = "dinov2", **connector: Any) -> ModelConfig:
     """A four-layer ViT on 56-pixel pictures: 16 patches, 4 visual tokens."""
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    vision = VisionConfig(backbone=backbone, image_size=56, image_mean=mean, image_std=std, tower=TOWER)
-    return ModelConfig(vision, ConnectorConfig(groups=groups, token_grid=(2, 2)), "chatml")
+    vision = VisionConfig(backbone, 56, mean, std, TOWER | WIDTHS[backbone])
+    if backbone == "clip+convnext":
+        vision = replace(vision, image_size=128, low_size=56, conv=CONVNEXT)
+    settings: dict[str, Any] = {"final_layer": -1, "first_layer": 1, "token_grid": (2, 2)}
+    return ModelConfig(vision, ConnectorConfig(**{**settings, **connector}), "chatml")
 
 
 def tiny_llm() -> Any:
@@ -54,10 +66,10 @@ def tiny_llm() -> Any:
     return LlamaForCausalLM(config)
 
 
-def tiny_model(backbone: str = "dinov2") -> DenseConnectorModel:
+def tiny_model(backbone: str = "dinov2", **connector: Any) -> DenseConnectorModel:
     """The whole model, random, the same each time."""
     torch.manual_seed(0)
-    return DenseConnectorModel(tiny_config(backbone), tiny_llm())
+    return DenseConnectorModel(tiny_config(backbone, **connector), tiny_llm())
 
 
 def tokenize(text: str, parse_special: bool) -> list[int]:

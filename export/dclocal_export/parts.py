@@ -19,9 +19,10 @@ from safetensors.torch import load_file
 
 from dclocal.assemble import CARD_FILE, GRAPH_FILE, LORA_PREFIX, PARTS_FILE, VIT_PREFIX, WEIGHTS_FILE
 from dclocal.bundle import PARITY_FILE, Manifest, Sampling, VideoDefaults, VisionSpec
-from dclocal.prompt import FORMATS
+from dclocal.formats import FORMATS
 from dclocal_export.vision_onnx import export_vision
-from dclocal_models.vlm import ADAPTER_FOLDER, DenseConnectorModel, image_spec
+from dclocal_models.checkpoint import ADAPTER_FOLDER
+from dclocal_models.vlm import DenseConnectorModel, image_spec
 
 LICENCES = {
     "connector, LoRA": "Apache-2.0 (this project)",
@@ -108,7 +109,7 @@ def manifest_data(model: DenseConnectorModel, llm_quantization: str) -> dict[str
         vision=VisionSpec(
             image=image_spec(model),
             tokens=connector.tokens,
-            grid=config.connector.token_grid,
+            grid=connector.token_grid,
             n_embd=model.base_llm.config.hidden_size,
             backbone=config.vision.backbone,
             connector=f"{config.connector.kind} ({config.connector.reduce}), efficient",

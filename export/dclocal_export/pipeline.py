@@ -15,7 +15,7 @@ from dclocal.store import home
 from dclocal.wheels import WHEELS, fetch_wheel, unpack
 from dclocal_export.parity import answer_parity, vision_parity
 from dclocal_export.parts import write_parts
-from dclocal_models.vlm import load_checkpoint
+from dclocal_models.checkpoint import load_checkpoint
 
 QUESTIONS = ("What is this?", "Describe the picture.", "What color is it?", "Is there a circle in the picture?")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")

@@ -12,8 +12,9 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from dclocal.formats import FORMATS
 from dclocal.images import image_key, to_pixels
-from dclocal.prompt import FORMATS, Embeds, Message, Tokenize, render, to_segments
+from dclocal.prompt import Embeds, Message, Tokenize, render, to_segments
 from dclocal_models.registry import lookup
 from dclocal_models.vlm import DenseConnectorModel, image_spec
 

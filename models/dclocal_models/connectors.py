@@ -1,102 +1,295 @@
-"""Dense connectors: hidden states of all layers to tokens in the LLM's space.
+"""Dense connectors: hidden states of all layers to tokens in the LLM's space (arXiv 2405.13800, section 3).
 
-Dense channel integration (DCI, section 3.1 of arXiv 2405.13800): the layers are cut into equal groups of
-neighbours, each group is reduced to one map, and these are concatenated to the final layer on the channel
-axis, final first.  A two-layer projector follows, then the efficient connector's parameter-free bilinear
-interpolation of the token grid.
+Every connector integrates the hidden states (`integrate`), runs a shared two-layer projector and then the
+efficient connector's parameter-free 2-D interpolation of the token grid.  Layers are indices into
+`hidden_states`, where 0 is the stem: the paper's layers 8, 16 and 24 are 7, 15 and 23.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dclocal_models.mining import PatchInfoMining
+
+TOKEN_STRIDE = 8  # STI pools, or convolves, runs of eight tokens
+FULL_GRID = (0, 0)
+"""As a token grid: the backbone's own, that is no interpolation."""
+REFERENCE_LAYERS = {"sti": (7, 15), "sci": (7, 15), "sti_conv": (7, 15), "sci_conv": (7, 15)}
+
 
 @dataclass(frozen=True)
 class ConnectorConfig:
-    """`groups`: how many equal groups of layers; `reduce`: mean (the released code) or sum (the paper);
-    `token_grid`: rows and columns after the interpolation."""
+    """What is integrated and how.
+
+    `kind`: a name in `registry.CONNECTORS`.  `final_layer`: which hidden state is the final feature; negative
+    counts from the end.  `layers`: the shallower layers of STI and SCI.  `groups`: DCI's equal groups of
+    neighbours among the layers from `first_layer` to the final one; what does not divide is left out next to
+    the final layer.  `reduce`: a group's mean (the released code) or sum (the paper).  `token_grid`: (rows,
+    columns) after the interpolation, by default half of each side.  `fusion`: how a second, convolutional
+    tower's map joins: "concat" on the channel axis, or "mining" (Mini-Gemini).
+    """
 
     kind: str = "dci"
+    final_layer: int = -2
+    layers: tuple[int, ...] = ()
+    first_layer: int = 0
     groups: int = 2
     reduce: str = "mean"
-    token_grid: tuple[int, int] = (12, 12)
+    token_grid: tuple[int, int] | None = None
+    fusion: str = "concat"
 
     def __post_init__(self) -> None:
         if self.reduce not in ("mean", "sum"):
             raise ValueError(f"reduce is {self.reduce!r}; expected mean or sum")
+        if self.fusion not in ("concat", "mining"):
+            raise ValueError(f"fusion is {self.fusion!r}; expected concat or mining")
+
+    @classmethod
+    def reference(cls, kind: str, token_grid: tuple[int, int] | None = None) -> ConnectorConfig:
+        """As the authors' released code has it: final feature `hidden_states[-2]`, STI and SCI on 7 and 15, DCI
+        two groups of means.  `token_grid` None keeps every token, since no efficient connector was released."""
+        return cls(kind=kind, layers=REFERENCE_LAYERS.get(kind, ()), token_grid=token_grid or FULL_GRID)
 
 
-def layer_groups(depth: int, groups: int) -> tuple[tuple[int, ...], ...]:
-    """Indices into hidden_states of each group: layers 1 to depth in equal runs of neighbours.
+def layer_groups(first: int, final: int, groups: int) -> tuple[tuple[int, ...], ...]:
+    """Equal runs of neighbours among the hidden states `first` to `final`; a rest smaller than `groups`, next to
+    the final layer, is in no group (SigLIP: 27 states, two groups of 13).
 
-    Raises ValueError where depth does not divide.
+    Raises ValueError where there are fewer states than groups.
     """
-    if groups < 1 or depth % groups:
-        raise ValueError(f"{depth} layers do not divide into {groups} equal groups")
-    size = depth // groups
-    return tuple(tuple(range(1 + group * size, 1 + (group + 1) * size)) for group in range(groups))
+    size = (final + 1 - first) // groups if groups > 0 else 0
+    if size < 1 or first < 0:
+        raise ValueError(f"hidden states {first} to {final} cannot be cut into {groups} groups")
+    return tuple(tuple(range(first + group * size, first + (group + 1) * size)) for group in range(groups))
 
 
-def integrate_channels(hidden_states: Sequence[Tensor], groups: Sequence[Sequence[int]], reduce: str) -> Tensor:
-    """DCI without its projector: `[n, tokens, (groups + 1)·width]`, the final layer first."""
-    reduced = []
-    for group in groups:
-        stacked = torch.stack([hidden_states[index] for index in group])
-        reduced.append(stacked.mean(0) if reduce == "mean" else stacked.sum(0))
-    return torch.cat([hidden_states[-1], *reduced], dim=-1)
+class Connector(nn.Module):
+    """What all connectors share; a subclass says what it integrates.
 
-
-class DenseChannelConnector(nn.Module):
-    """DCI, an optional convolutional map on the channel axis, projector and efficient interpolation.
-
-    `integrate` has no parameters (its result may be cached while the backbone is frozen); `project` does
-    the rest: `[n, rows·columns, dense_width]` and `[n, conv_channels, r, c]` to `[n, tokens, n_embd]`.
+    `dense_width` and `dense_tokens` are the sizes of what `integrate` yields.  Where `has_parameters` is false,
+    that may be cached as long as the backbone is frozen.
     """
+
+    has_parameters: ClassVar[bool] = False
+    takes_layers: ClassVar[bool] = False
 
     def __init__(
         self, config: ConnectorConfig, *, depth: int, width: int, grid: tuple[int, int], conv_channels: int, n_embd: int
     ):
         super().__init__()
-        self.config, self.grid = config, grid
-        self.groups = layer_groups(depth, config.groups)
-        self.dense_width = (config.groups + 1) * width
+        self.config, self.width, self.grid = config, width, grid
         self.conv_channels = conv_channels
+        self.final = _resolve(config.final_layer, depth)
+        self.layers = tuple(_resolve(layer, depth) for layer in config.layers)
+        if self.takes_layers != bool(self.layers):
+            wanted = "needs" if self.takes_layers else "does not take"
+            raise ValueError(f"connector {config.kind} {wanted} layers; its config has {list(config.layers)}")
+        self.token_grid = _token_grid(config.token_grid, grid)
+        self.groups = self.integrated_layers()
+        self.build()
+        self.dense_width = self.integrated_width()
+        self.dense_tokens = grid[0] * grid[1] + self.extra_tokens()
+        if conv_channels and self.extra_tokens():
+            raise ValueError(f"connector {config.kind} adds tokens, so a convolutional tower cannot join it")
+        self.mining: PatchInfoMining | None = None
+        if conv_channels and config.fusion == "mining":
+            self.mining = PatchInfoMining(self.dense_width, conv_channels)
+        joined = conv_channels if config.fusion == "concat" else 0
         self.projector = nn.Sequential(
-            nn.Linear(self.dense_width + conv_channels, n_embd), nn.GELU(), nn.Linear(n_embd, n_embd)
+            nn.Linear(self.dense_width + joined, n_embd), nn.GELU(), nn.Linear(n_embd, n_embd)
         )
+
+    def build(self) -> None:
+        """Make the parameters that `integrate` has, if any."""
+
+    def integrated_layers(self) -> tuple[tuple[int, ...], ...]:
+        """The hidden states that join the final one, group by group."""
+        return tuple((layer,) for layer in self.layers)
+
+    def integrated_width(self) -> int:
+        """Channels of the integrated features."""
+        return (1 + len(self.groups)) * self.width
+
+    def extra_tokens(self) -> int:
+        """Tokens beside the grid's own."""
+        return 0
+
+    def integrate(self, hidden_states: Sequence[Tensor]) -> Tensor:
+        """The integrated features, `[n, dense_tokens, dense_width]`, the final layer first."""
+        raise NotImplementedError
 
     @property
     def tokens(self) -> int:
         """Visual tokens per image."""
-        rows, columns = self.config.token_grid
-        return rows * columns
+        rows, columns = self.token_grid
+        return rows * columns + self._shrunk(self.extra_tokens())
 
-    def integrate(self, hidden_states: Sequence[Tensor]) -> Tensor:
-        """The densely integrated features, `[n, rows·columns, dense_width]`."""
-        return integrate_channels(hidden_states, self.groups, self.config.reduce)
-
-    def project(self, dense: Tensor, conv_map: Tensor | None) -> Tensor:
-        """Embeddings in the LLM's space, `[n, tokens, n_embd]`."""
+    def project(self, dense: Tensor, conv_map: Tensor | None = None) -> Tensor:
+        """Embeddings in the LLM's space, `[n, tokens, n_embd]`, of integrated features and, where there is a
+        second tower, its map `[n, conv_channels, r, c]`."""
         features = dense
-        if conv_map is not None:
-            resampled = _resample(conv_map, self.grid)
+        if self.mining is not None and conv_map is not None:
+            features = self.mining(dense, conv_map, self.grid)
+        elif conv_map is not None:
+            resampled = resample(conv_map, self.grid)
             features = torch.cat([dense, resampled.flatten(2).transpose(1, 2)], dim=-1)
-        embeds = self.projector(features)
-        if self.config.token_grid == self.grid:
-            return embeds
-        rows, columns = self.grid
-        as_map = embeds.transpose(1, 2).reshape(embeds.shape[0], embeds.shape[2], rows, columns)
-        return _resample(as_map, self.config.token_grid).flatten(2).transpose(1, 2)
+        embeds: Tensor = self.projector(features)
+        return self._interpolate(embeds)
 
     def forward(self, hidden_states: Sequence[Tensor], conv_map: Tensor | None = None) -> Tensor:
         return self.project(self.integrate(hidden_states), conv_map)
 
+    def _interpolate(self, embeds: Tensor) -> Tensor:
+        """The efficient connector: bilinear in 2-D over the grid; tokens beside the grid linearly, to the same
+        share (the paper leaves these open)."""
+        if self.token_grid == self.grid:
+            return embeds
+        rows, columns = self.grid
+        grid_tokens, extra = embeds[:, : rows * columns], embeds[:, rows * columns :]
+        as_map = grid_tokens.transpose(1, 2).reshape(embeds.shape[0], embeds.shape[2], rows, columns)
+        shrunk = resample(as_map, self.token_grid).flatten(2).transpose(1, 2)
+        if not self.groups or not self.extra_tokens():
+            return shrunk
+        each = self.extra_tokens() // len(self.groups)
+        size = self._shrunk(each * len(self.groups)) // len(self.groups)
+        lines = [
+            functional.interpolate(line.transpose(1, 2), size=size, mode="linear", align_corners=False).transpose(1, 2)
+            for line in extra.split(each, dim=1)
+        ]
+        return torch.cat([shrunk, *lines], dim=1)
 
-def _resample(maps: Tensor, grid: tuple[int, int]) -> Tensor:
+    def _shrunk(self, extra: int) -> int:
+        """How many of `extra` tokens remain where the grid is shrunk."""
+        if not extra:
+            return 0
+        share = (self.token_grid[0] * self.token_grid[1]) / (self.grid[0] * self.grid[1])
+        each = extra // len(self.groups)
+        return len(self.groups) * max(1, int(each * share))
+
+
+class BaselineConnector(Connector):
+    """LLaVA-1.5: the final feature alone."""
+
+    def integrate(self, hidden_states: Sequence[Tensor]) -> Tensor:
+        return hidden_states[self.final]
+
+
+class TokenConnector(Connector):
+    """STI, sparse token integration: shallower layers, pooled along tokens, join on the token axis (3.1)."""
+
+    takes_layers = True
+
+    def integrated_width(self) -> int:
+        return self.width
+
+    def extra_tokens(self) -> int:
+        return len(self.groups) * (self.grid[0] * self.grid[1] // TOKEN_STRIDE)
+
+    def integrate(self, hidden_states: Sequence[Tensor]) -> Tensor:
+        shallow = [self.shorten(hidden_states[layer].transpose(1, 2)).transpose(1, 2) for layer in self.layers]
+        return torch.cat([hidden_states[self.final], *shallow], dim=1)
+
+    def shorten(self, state: Tensor) -> Tensor:
+        """`[n, width, tokens]` to an eighth of the tokens."""
+        return functional.avg_pool1d(state, kernel_size=TOKEN_STRIDE, stride=TOKEN_STRIDE)
+
+
+class ConvolvedTokenConnector(TokenConnector):
+    """STI with one shared 1-D convolution in place of pooling (appendix)."""
+
+    has_parameters = True
+
+    def build(self) -> None:
+        self.convolution = nn.Conv1d(self.width, self.width, kernel_size=TOKEN_STRIDE, stride=TOKEN_STRIDE)
+
+    def shorten(self, state: Tensor) -> Tensor:
+        shortened: Tensor = self.convolution(state)
+        return shortened
+
+
+class ChannelConnector(Connector):
+    """SCI, sparse channel integration: chosen layers join on the channel axis (3.1)."""
+
+    takes_layers = True
+
+    def integrate(self, hidden_states: Sequence[Tensor]) -> Tensor:
+        return torch.cat([hidden_states[self.final], *(self.refine(hidden_states[layer]) for layer in self.layers)], -1)
+
+    def refine(self, state: Tensor) -> Tensor:
+        """What is done to a shallow layer before it joins."""
+        return state
+
+
+class ConvolvedChannelConnector(ChannelConnector):
+    """SCI with one shared 3×3 convolution on each shallow layer (appendix)."""
+
+    has_parameters = True
+
+    def build(self) -> None:
+        self.convolution = nn.Conv2d(self.width, self.width, kernel_size=3, padding=1)
+
+    def refine(self, state: Tensor) -> Tensor:
+        rows, columns = self.grid
+        as_map = state.transpose(1, 2).reshape(state.shape[0], self.width, rows, columns)
+        refined: Tensor = self.convolution(as_map).flatten(2).transpose(1, 2)
+        return refined
+
+
+class DenseChannelConnector(Connector):
+    """DCI, dense channel integration: every layer, in groups of neighbours, joins on the channel axis (3.1)."""
+
+    def integrated_layers(self) -> tuple[tuple[int, ...], ...]:
+        return layer_groups(self.config.first_layer, self.final, self.config.groups)
+
+    def integrate(self, hidden_states: Sequence[Tensor]) -> Tensor:
+        reduced = []
+        for group in self.groups:
+            stacked = torch.stack([self.refine(hidden_states[layer]) for layer in group])
+            reduced.append(stacked.mean(0) if self.config.reduce == "mean" else stacked.sum(0))
+        return torch.cat([hidden_states[self.final], *reduced], dim=-1)
+
+    def refine(self, state: Tensor) -> Tensor:
+        """What is done to a layer before its group is reduced."""
+        return state
+
+
+class NormedDenseChannelConnector(DenseChannelConnector):
+    """DCI with a shared Linear and LayerNorm on each layer before the sum (appendix)."""
+
+    has_parameters = True
+
+    def build(self) -> None:
+        self.linear = nn.Sequential(nn.Linear(self.width, self.width), nn.LayerNorm(self.width))
+
+    def refine(self, state: Tensor) -> Tensor:
+        refined: Tensor = self.linear(state)
+        return refined
+
+
+def resample(maps: Tensor, grid: tuple[int, int]) -> Tensor:
     """Bilinear interpolation of `[n, channels, rows, columns]` to `grid`, pixel centres aligned at halves."""
     return functional.interpolate(maps, size=grid, mode="bilinear", align_corners=False)
+
+
+def _resolve(layer: int, depth: int) -> int:
+    """An index into depth + 1 hidden states, counted from the start."""
+    index = layer if layer >= 0 else depth + 1 + layer
+    if not 0 <= index <= depth:
+        raise ValueError(f"layer {layer} is not among {depth + 1} hidden states")
+    return index
+
+
+def _token_grid(wanted: tuple[int, int] | None, grid: tuple[int, int]) -> tuple[int, int]:
+    if wanted is None:
+        return (max(1, grid[0] // 2), max(1, grid[1] // 2))
+    if wanted == FULL_GRID:
+        return grid
+    if not (wanted[0] >= 1 and wanted[1] >= 1):
+        raise ValueError(f"token_grid is {wanted}; expected rows and columns of at least 1, or 0, 0 for all")
+    return wanted

@@ -35,7 +35,7 @@ DC_TINY = ModelConfig(
             "layer_norm_eps": 1e-6,
         },
     ),
-    connector=ConnectorConfig(kind="dci", groups=2, reduce="mean", token_grid=(12, 12)),
+    connector=ConnectorConfig(kind="dci", final_layer=-1, first_layer=1, groups=2, reduce="mean", token_grid=(12, 12)),
     prompt="chatml",
 )
 

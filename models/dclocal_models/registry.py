@@ -5,15 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
-from dclocal_models.connectors import DenseChannelConnector
-from dclocal_models.vision import Dinov2Backbone, Dinov2EfficientNetBackbone
+from dclocal_models.connectors import (
+    BaselineConnector,
+    ChannelConnector,
+    ConvolvedChannelConnector,
+    ConvolvedTokenConnector,
+    DenseChannelConnector,
+    NormedDenseChannelConnector,
+    TokenConnector,
+)
+from dclocal_models.fused import ClipConvNextBackbone, Dinov2EfficientNetBackbone
+from dclocal_models.vision import ClipBackbone, Dinov2Backbone, SiglipBackbone
 
 BACKBONES = {
+    "clip": ClipBackbone,
+    "siglip": SiglipBackbone,
     "dinov2": Dinov2Backbone,
     "dinov2+efficientnet_lite2": Dinov2EfficientNetBackbone,
+    "clip+convnext": ClipConvNextBackbone,
 }
 CONNECTORS = {
+    "baseline": BaselineConnector,
+    "sti": TokenConnector,
+    "sci": ChannelConnector,
     "dci": DenseChannelConnector,
+    "sti_conv": ConvolvedTokenConnector,
+    "sci_conv": ConvolvedChannelConnector,
+    "dci_linear": NormedDenseChannelConnector,
 }
 
 Entry = TypeVar("Entry")

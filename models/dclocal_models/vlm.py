@@ -1,87 +1,132 @@
-"""The assembled model: frozen vision backbone, dense connector, language model; saved and loaded as one folder.
-
-A checkpoint folder holds `config.json`, `vision.safetensors`, `connector.safetensors`, the language model
-with its tokenizer under `llm/` as transformers saves it, and, where it was trained with LoRA, `adapter/`.
-"""
+"""The assembled model: vision backbone, dense connector, language model."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dclocal.bundle import ImageSpec
-from dclocal_models.connectors import ConnectorConfig, DenseChannelConnector
+from dclocal_models.connectors import Connector, ConnectorConfig
 from dclocal_models.registry import BACKBONES, CONNECTORS, lookup
 from dclocal_models.vision import VisionConfig
 
-CONFIG_FILE, VISION_FILE, CONNECTOR_FILE = "config.json", "vision.safetensors", "connector.safetensors"
 IGNORED_LABEL = -100
-LLM_FOLDER, ADAPTER_FOLDER = "llm", "adapter"
+NEWLINE = -1
+"""In a token order, the place of the learned embedding that ends a row of an AnyRes picture."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that fixes the architecture and the prompt; `prompt` is a name in `dclocal.prompt.FORMATS`."""
+    """Everything that fixes the architecture and the prompt.
+
+    `prompt` is a name in `dclocal.formats.FORMATS`.  `fit`: how a picture is brought to the backbone's square:
+    "pad" (with the mean colour), "stretch", or "anyres" (tiles by `pinpoints`, (width, height) in pixels each).
+    """
 
     vision: VisionConfig
     connector: ConnectorConfig
     prompt: str = "chatml"
+    fit: str = "pad"
+    pinpoints: tuple[tuple[int, int], ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.fit not in ("pad", "stretch", "anyres"):
+            raise ValueError(f"fit is {self.fit!r}; expected pad, stretch or anyres")
+        if (self.fit == "anyres") != bool(self.pinpoints):
+            raise ValueError(
+                f"fit {self.fit} with {len(self.pinpoints)} pinpoints; anyres needs some, no other takes any"
+            )
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ModelConfig:
-        """The config from `config.json`."""
-        vision, connector = dict(data["vision"]), dict(data["connector"])
+        """The config from `config.json`; lists become tuples again."""
+        values = dict(data)
+        vision, connector = dict(values.pop("vision")), dict(values.pop("connector"))
         for key in ("image_mean", "image_std"):
             vision[key] = tuple(vision[key])
-        connector["token_grid"] = tuple(connector["token_grid"])
-        return cls(
-            VisionConfig(**vision), ConnectorConfig(**connector), data["prompt"], dict(data.get("provenance", {}))
-        )
+        for key in ("token_grid", "layers"):
+            if connector.get(key) is not None:
+                connector[key] = tuple(connector[key])
+        values["pinpoints"] = tuple((int(width), int(height)) for width, height in values.get("pinpoints", ()))
+        return cls(VisionConfig(**vision), ConnectorConfig(**connector), **values)
 
 
 class DenseConnectorModel(nn.Module):
-    """Pixels and text to next-token logits."""
+    """Pixels and text to next-token logits.
+
+    `image_newline` is AnyRes's learned embedding, `[n_embd]`, or None.
+    """
 
     vision: Any
-    connector: DenseChannelConnector
+    connector: Connector
     llm: Any
+    accepts_loss_kwargs = True  # the Trainer hands the whole batch's count of labels to `forward`
 
     def __init__(self, config: ModelConfig, llm: Any):
         super().__init__()
         self.config = config
         self.vision = lookup(BACKBONES, config.vision.backbone, "vision backbone")(config.vision)
         self.vision.requires_grad_(False).eval()
+        n_embd = llm.config.hidden_size
         self.connector = lookup(CONNECTORS, config.connector.kind, "connector")(
             config.connector,
             depth=self.vision.depth,
             width=self.vision.width,
             grid=self.vision.grid,
             conv_channels=self.vision.conv_channels,
-            n_embd=llm.config.hidden_size,
+            n_embd=n_embd,
         )
+        self.image_newline = nn.Parameter(torch.randn(n_embd) / n_embd**0.5) if config.fit == "anyres" else None
         self.llm = llm
+
+    @classmethod
+    def from_pretrained(cls, folder: Path, *, dtype: torch.dtype = torch.float32) -> tuple[DenseConnectorModel, Any]:
+        """The model and tokenizer of a checkpoint folder; see `checkpoint.load_checkpoint`."""
+        from dclocal_models.checkpoint import load_checkpoint
+
+        return load_checkpoint(Path(folder), dtype=dtype)
+
+    def save_pretrained(self, folder: Path, tokenizer: Any) -> None:
+        """Write a checkpoint folder; see `checkpoint.save_checkpoint`."""
+        from dclocal_models.checkpoint import save_checkpoint
+
+        save_checkpoint(self, tokenizer, Path(folder))
 
     def train(self, mode: bool = True) -> DenseConnectorModel:
         super().train(mode)
         self.vision.eval()
         return self
 
-    @torch.no_grad()
     def vision_features(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the frozen part yields: dense features `[n, N, dense_width]` and the convolutional map or None."""
-        output = self.vision(pixels)
+        """Integrated features `[n, dense_tokens, dense_width]` and the convolutional map or None.
+
+        Gradients reach the backbone only where its parameters are to be trained.
+        """
+        tuned = any(parameter.requires_grad for parameter in self.vision.parameters())
+        with torch.set_grad_enabled(tuned and torch.is_grad_enabled()):
+            output = self.vision(pixels)
         return self.connector.integrate(output.hidden_states), output.conv_map
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Embeddings `[n, tokens, n_embd]` of normalised pixels `[n, 3, H, W]`."""
         return self.connector.project(*self.vision_features(pixels))
+
+    def arrange(self, embeds: Tensor, token_order: Tensor | None) -> Tensor:
+        """Visual tokens in the order in which the language model reads them, `[length, n_embd]`.
+
+        `token_order` indexes the flattened `[n·tokens]`, NEWLINE standing for the learned embedding; None keeps
+        all in order.
+        """
+        flat = embeds.flatten(0, 1)
+        if token_order is None:
+            return flat
+        assert self.image_newline is not None
+        return torch.cat([flat, self.image_newline.to(flat.dtype)[None]])[token_order]
 
     @property
     def base_llm(self) -> Any:
@@ -102,90 +147,48 @@ class DenseConnectorModel(nn.Module):
         attention_mask: Tensor,
         image_mask: Tensor,
         labels: Tensor | None = None,
+        pixels: Tensor | None = None,
         dense: Tensor | None = None,
         conv_map: Tensor | None = None,
+        token_order: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> dict[str, Tensor]:
         """Mean cross-entropy over labelled positions (`loss`), or without labels all `logits`.
 
-        `attention_mask` is boolean `[batch, 1, length, length]`; `dense` and `conv_map` are the features of
-        all images of the batch, in order.  Logits are computed at labelled positions alone.
+        `attention_mask` is boolean `[batch, 1, length, length]`.  The batch's pictures, in order, come as `pixels`
+        or as what `vision_features` made of them.  With `num_items_in_batch`, the labels of the whole batch over
+        all its parts, the loss is this part's sum over that count.  Logits are computed at labelled positions alone.
         """
-        image_embeds = None if dense is None else self.connector.project(dense, conv_map)
+        if pixels is not None:
+            dense, conv_map = self.vision_features(pixels.to(next(self.vision.parameters()).dtype))
+        image_embeds = None
+        if dense is not None:
+            image_embeds = self.arrange(self.connector.project(dense, conv_map), token_order)
         embeds = self.embed(input_ids, image_mask, image_embeds)
-        hidden = self.base_llm.model(
+        if dense is None and self.training:
+            embeds = embeds + self._unused()
+        hidden = self.base_llm.get_decoder()(
             inputs_embeds=embeds, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
         ).last_hidden_state
         if labels is None:
-            return {"logits": self.base_llm.lm_head(hidden)}
+            return {"logits": self.base_llm.get_output_embeddings()(hidden)}
         answered = labels[:, 1:] != IGNORED_LABEL
-        logits = self.base_llm.lm_head(hidden[:, :-1][answered]).float()
-        return {"loss": nn.functional.cross_entropy(logits, labels[:, 1:][answered])}
+        logits = self.base_llm.get_output_embeddings()(hidden[:, :-1][answered]).float()
+        total = nn.functional.cross_entropy(logits, labels[:, 1:][answered], reduction="sum")
+        return {"loss": total / (answered.sum() if num_items_in_batch is None else num_items_in_batch)}
+
+    def _unused(self) -> Tensor:
+        """Zero, by way of every connector parameter: a batch without pictures must not leave them out, or
+        processes that train together wait for each other for ever."""
+        parameters = [parameter for parameter in self.connector.parameters() if parameter.requires_grad]
+        if self.image_newline is not None:
+            parameters.append(self.image_newline)
+        zero: Tensor = sum((parameter.sum() * 0 for parameter in parameters), torch.zeros(()))
+        return zero.to(self.base_llm.get_input_embeddings().weight.device)
 
 
 def image_spec(model: DenseConnectorModel) -> ImageSpec:
     """How this model's pictures are prepared: squared with the mean colour, as the paper's stages do."""
     vision = model.config.vision
-    return ImageSpec(size=vision.image_size, fit="pad", mean=vision.image_mean, std=vision.image_std)
-
-
-def save_checkpoint(model: DenseConnectorModel, tokenizer: Any, folder: Path) -> None:
-    """Write a whole checkpoint under a temporary name and rename it; an older one is replaced."""
-    part = folder.with_name(folder.name + ".part")
-    _remove_tree(part)
-    part.mkdir(parents=True)
-    save_file({name: tensor.contiguous() for name, tensor in model.vision.state_dict().items()}, part / VISION_FILE)
-    save_file(
-        {name: tensor.float().contiguous() for name, tensor in model.connector.state_dict().items()},
-        part / CONNECTOR_FILE,
-    )
-    llm = model.llm
-    if hasattr(llm, "peft_config"):
-        llm.save_pretrained(part / ADAPTER_FOLDER)
-        _save_base(llm, part / LLM_FOLDER)
-    else:
-        llm.save_pretrained(part / LLM_FOLDER)
-    tokenizer.save_pretrained(part / LLM_FOLDER)
-    (part / CONFIG_FILE).write_text(json.dumps(asdict(model.config), indent=2) + "\n", encoding="utf-8")
-    _remove_tree(folder)
-    part.rename(folder)
-
-
-def load_checkpoint(folder: Path, *, dtype: torch.dtype = torch.float32) -> tuple[DenseConnectorModel, Any]:
-    """The model (LoRA applied but not merged) and its tokenizer; raises FileNotFoundError for a partial folder."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    for name in (CONFIG_FILE, VISION_FILE, CONNECTOR_FILE, LLM_FOLDER):
-        if not (folder / name).exists():
-            raise FileNotFoundError(f"{folder} is not a whole checkpoint: {name} is missing")
-    config = ModelConfig.from_dict(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
-    llm: Any = AutoModelForCausalLM.from_pretrained(folder / LLM_FOLDER, dtype=dtype)
-    if (folder / ADAPTER_FOLDER).exists():
-        from peft import PeftModel
-
-        llm = PeftModel.from_pretrained(llm, folder / ADAPTER_FOLDER)
-    model = DenseConnectorModel(config, llm)
-    model.vision.load_state_dict(load_file(folder / VISION_FILE))
-    model.connector.load_state_dict(load_file(folder / CONNECTOR_FILE))
-    return model.eval(), AutoTokenizer.from_pretrained(folder / LLM_FOLDER)
-
-
-def _save_base(peft_model: Any, folder: Path) -> None:
-    """The language model without its LoRA layers, under its own tensor names."""
-    base = peft_model.get_base_model()
-    state = {
-        name.replace(".base_layer.", "."): tensor.contiguous()
-        for name, tensor in base.state_dict().items()
-        if ".lora_" not in name
-    }
-    if base.config.tie_word_embeddings:
-        state.pop("lm_head.weight", None)
-    base.config.save_pretrained(folder)
-    base.generation_config.save_pretrained(folder)
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def _remove_tree(folder: Path) -> None:
-    import shutil
-
-    if folder.exists():
-        shutil.rmtree(folder)
+    fit = "stretch" if model.config.fit == "anyres" else model.config.fit
+    return ImageSpec(size=vision.image_size, fit=fit, mean=vision.image_mean, std=vision.image_std)

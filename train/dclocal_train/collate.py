@@ -1,4 +1,4 @@
-"""Examples to one padded batch: ids, labels, positions, who sees whom, and the pictures' features."""
+"""Examples to one padded batch: ids, labels, positions, who sees whom, and the pictures."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dclocal_models.vlm import NEWLINE
 from dclocal_train.data import IGNORED, Example
-from dclocal_train.features import FeatureCache
 
 
 class Collator:
     """Pads on the right; `attention_mask` is boolean `[batch, 1, length, length]`, true where a token may look.
 
     A token sees what is at or before it in its own branch and in the shared prefix (branch 0).
+    `tokens_per_tile` is the count of visual tokens of one encoded square, needed for AnyRes's orders.
     """
 
-    def __init__(self, cache: FeatureCache, pad_id: int):
-        self.cache, self.pad_id = cache, pad_id
+    def __init__(self, pad_id: int = 0, tokens_per_tile: int = 0):
+        self.pad_id, self.tokens_per_tile = pad_id, tokens_per_tile
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         length = max(len(example.ids) for example in examples)
         branches = _pad([example.branches for example in examples], length, -1)
-        features = [self.cache.load(example.image) for example in examples if example.image is not None]
         batch = {
             "input_ids": _pad([example.ids for example in examples], length, self.pad_id),
             "labels": _pad([example.labels for example in examples], length, IGNORED),
@@ -31,12 +31,23 @@ class Collator:
             "image_mask": _pad([example.is_image for example in examples], length, False),
             "attention_mask": visible(branches),
         }
-        if features:
-            batch["dense"] = torch.stack([dense for dense, _ in features]).float()
-            maps = [conv_map for _, conv_map in features if conv_map is not None]
-            if maps:
-                batch["conv_map"] = torch.stack(maps).float()
+        pictures = [example.vision for example in examples if example.vision is not None]
+        for key in ("pixels", "dense", "conv_map"):
+            tensors = [picture[key] for picture in pictures if key in picture]
+            if tensors:
+                batch[key] = torch.cat(tensors).float()
+        if pictures and "token_order" in pictures[0]:
+            batch["token_order"] = self._join_orders(pictures)
         return batch
+
+    def _join_orders(self, pictures: Sequence[dict[str, Tensor]]) -> Tensor:
+        """Orders of single pictures as one over all their tiles; NEWLINE stays as it is."""
+        joined, tiles = [], 0
+        for picture in pictures:
+            order = picture["token_order"]
+            joined.append(torch.where(order == NEWLINE, order, order + tiles * self.tokens_per_tile))
+            tiles += len(picture["pixels"])
+        return torch.cat(joined)
 
 
 def visible(branches: Tensor) -> Tensor:

@@ -7,11 +7,12 @@ import difflib
 import types
 import typing
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from dclocal.errors import UserError
+from dclocal_models.connectors import ConnectorConfig
 
 
 class RecipeError(UserError):
@@ -20,11 +21,12 @@ class RecipeError(UserError):
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What `--build-data` makes: how many easy-VQA pictures and emoji scenes, from which seed."""
+    """The folder of rows and pictures, and what `--build-data` makes there: how many easy-VQA pictures and emoji
+    scenes, from which seed; none where the data is the user's own."""
 
     folder: str
-    easy_vqa_pictures: int
-    emoji_scenes: int
+    easy_vqa_pictures: int = 0
+    emoji_scenes: int = 0
     emoji_vendors: tuple[str, ...] = ("google", "apple")
     seed: int = 0
 
@@ -42,41 +44,125 @@ class LoraSettings:
 
 @dataclass(frozen=True)
 class StageConfig:
-    """One stage.  The connector is always trained; the language model through `lora` where that is given.
+    """One stage.  The connector is always trained; the language model through `lora` or at `llm_learning_rate`,
+    the backbone at `vision_learning_rate`, where these are given.
 
-    `prompt` is a name in `dclocal.prompt.FORMATS`.  The learning rate warms up, stays, and decays in the
-    last `decay_steps`, so that a run may be stopped early and finished with a short decay.
+    `rows` and `images` lie in the data folder unless absolute.  `prompt` is a name in `dclocal.formats.FORMATS`.
+    A stage runs `steps`, or else `epochs` over its rows.  `batch_size` is one process's; with `global_batch`,
+    gradients are accumulated until all processes together have seen that many rows.  Schedules warm up for
+    `warmup_steps`, or that `warmup_share` of the steps, then follow a cosine ("cosine"), or stay and decay in the
+    last `decay_steps` ("stable"), so that a run may be stopped early and finished with a short decay.
     """
 
     name: str
     rows: str
     prompt: str
-    steps: int
     batch_size: int
     connector_learning_rate: float
+    images: str = "."
+    steps: int | None = None
+    epochs: float = 1.0
+    row_count: int | None = None
+    global_batch: int | None = None
     lora: LoraSettings | None = None
-    gradient_accumulation: int = 1
+    llm_learning_rate: float | None = None
+    vision_learning_rate: float | None = None
+    schedule: str = "stable"
     warmup_steps: int = 20
+    warmup_share: float | None = None
     decay_steps: int = 100
-    max_turns: int = 10
-    branched_share: float = 0.75
+    optimizer: str = "adamw"
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
+    gradient_checkpointing: bool = False
+    bf16: bool = True
+    max_length: int = 2048
+    max_turns: int = 10
+    branched_share: float = 0.75
+    group_by_length: bool = False
+    cache_features: bool = False
+    max_broken_share: float = 0.01
+    workers: int = 0
     save_steps: int = 100
     log_steps: int = 10
-    bf16: bool = True
+
+    def __post_init__(self) -> None:
+        _one_of("schedule", self.schedule, ("stable", "cosine"))
+        _one_of("optimizer", self.optimizer, ("adamw", "adamw_8bit", "paged_adamw_8bit"))
+        if self.lora is not None and self.llm_learning_rate is not None:
+            raise RecipeError(f"stage {self.name} has lora and llm_learning_rate", "train by one of them")
+        if self.cache_features and self.vision_learning_rate is not None:
+            raise RecipeError(f"stage {self.name} caches features of a backbone that it trains", "drop one of the two")
+
+
+@dataclass(frozen=True)
+class TowerSource:
+    """A vision backbone: its geometry (see `VisionConfig`) and where its weights come from, a hub name or a folder.
+
+    None: random weights.
+    """
+
+    backbone: str
+    image_size: int
+    image_mean: tuple[float, float, float]
+    image_std: tuple[float, float, float]
+    tower: dict[str, Any]
+    conv: dict[str, Any] = field(default_factory=dict)
+    low_size: int | None = None
+    pretrained: str | None = None
+    conv_pretrained: str | None = None
+
+
+@dataclass(frozen=True)
+class LlmSource:
+    """A language model: the keys of its transformers config with `model_type`, and a hub name or folder of weights
+    (None: random) and of its tokenizer; `load_in_4bit` for QLoRA."""
+
+    config: dict[str, Any]
+    pretrained: str | None = None
+    tokenizer: str | None = None
+    load_in_4bit: bool = False
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """What is put together: see `ModelConfig` for `prompt`, `fit` and `pinpoints`."""
+
+    vision: TowerSource
+    llm: LlmSource
+    connector: ConnectorConfig
+    prompt: str
+    fit: str = "pad"
+    pinpoints: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole training: where it starts, its data, its stages in order and its seed."""
+    """A whole training: where it starts, its data, its stages in order and its seed.
+
+    `start`: "dc-tiny" (the embedded default's parts), "model" (what `model` describes), or a checkpoint's folder.
+    `data` is a folder, or what `--build-data` makes.  `gpus` is the count that the recipe was made for.
+    `loggers`: names of transformers' reporters, such as tensorboard and wandb.
+    """
 
     name: str
     start: str
     output: str
     data: DataConfig
     stages: tuple[StageConfig, ...]
+    model: ModelSource | None = None
     seed: int = 0
+    gpus: int = 1
+    loggers: tuple[str, ...] = ("tensorboard",)
+
+    def __post_init__(self) -> None:
+        if (self.start == "model") != (self.model is not None):
+            raise RecipeError(f"start is {self.start!r}", "`start: model` goes with a `model:`, and nothing else does")
+
+
+def _one_of(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise RecipeError(f"{name} is {value!r}", f"use one of {', '.join(known)}")
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -110,10 +196,13 @@ def _set(data: Any, keys: Sequence[str], value: Any, override: str) -> None:
             data = data[int(key)] if isinstance(data, list) else data[key]
         except (KeyError, IndexError, ValueError, TypeError):
             raise RecipeError(f"override {override!r}: there is no {key!r}", "see the recipe's keys") from None
-    if isinstance(data, list):
-        data[int(keys[-1])] = value
-    else:
-        data[keys[-1]] = value
+    try:
+        if isinstance(data, list):
+            data[int(keys[-1])] = value
+        else:
+            data[keys[-1]] = value
+    except (IndexError, ValueError, TypeError):
+        raise RecipeError(f"override {override!r}: there is no {keys[-1]!r}", "see the recipe's keys") from None
 
 
 def _build(kind: Any, data: Any, where: str) -> Any:
@@ -128,10 +217,15 @@ def _build(kind: Any, data: Any, where: str) -> Any:
             near = difflib.get_close_matches(str(key), hints, n=1)
             meant = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(hints)}"
             raise RecipeError(f"{where}: unknown key {key!r}", meant)
-    for field in dataclasses.fields(kind):
-        if field.name not in data and field.default is dataclasses.MISSING:
-            raise RecipeError(f"{where}: {field.name!r} is missing", f"add it; {kind.__name__} needs it")
-    return kind(**{key: _convert(hints[key], value, f"{where}: {key}") for key, value in data.items()})
+    for known in dataclasses.fields(kind):
+        needed = known.default is dataclasses.MISSING and known.default_factory is dataclasses.MISSING
+        if needed and known.name not in data:
+            raise RecipeError(f"{where}: {known.name!r} is missing", f"add it; {kind.__name__} needs it")
+    values = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in data.items()}
+    try:
+        return kind(**values)
+    except ValueError as error:  # a dataclass of another package checks its own values
+        raise RecipeError(f"{where}: {error}", "mend the value") from error
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
@@ -142,9 +236,16 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             else _convert(next(arg for arg in get_args(hint) if arg is not type(None)), value, where)
         )
     if get_origin(hint) is tuple:
-        if not isinstance(value, list):
-            raise RecipeError(f"{where} is {value!r:.40}, expected a list", "write [a, b]")
-        return tuple(_convert(get_args(hint)[0], item, f"{where}.{index}") for index, item in enumerate(value))
+        kinds = get_args(hint)
+        if not isinstance(value, list) or (kinds[-1] is not ... and len(value) != len(kinds)):
+            wanted = "a list" if kinds[-1] is ... else f"a list of {len(kinds)}"
+            raise RecipeError(f"{where} is {value!r:.40}, expected {wanted}", "write [a, b]")
+        each = [kinds[0]] * len(value) if kinds[-1] is ... else kinds
+        return tuple(_convert(kind, item, f"{where}.{index}") for index, (kind, item) in enumerate(zip(each, value)))
+    if get_origin(hint) is dict:
+        if not isinstance(value, dict):
+            raise RecipeError(f"{where} is {value!r:.40}, expected keys and values", "write key: value")
+        return dict(value)
     if dataclasses.is_dataclass(hint):
         return _build(hint, value, where)
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):

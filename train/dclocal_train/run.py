@@ -1,4 +1,4 @@
-"""A recipe from start to checkpoint: load the pretrained parts, cache features, run each stage, save."""
+"""A recipe from start to checkpoint: load the parts, cache features, run each stage, save."""
 
 from __future__ import annotations
 
@@ -8,32 +8,38 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from dclocal.prompt import FORMATS
+from dclocal.formats import FORMATS
 from dclocal_models.answer import tokenize_with
-from dclocal_models.embedded import pretrained_dc_tiny
 from dclocal_models.registry import lookup
-from dclocal_models.vlm import DenseConnectorModel, save_checkpoint
+from dclocal_models.vlm import DenseConnectorModel
+from dclocal_train.broken import BrokenPictures
 from dclocal_train.collate import Collator
 from dclocal_train.config import Recipe, StageConfig, to_plain
-from dclocal_train.data import Encoder, RowDataset, TurnPlan, read_rows
+from dclocal_train.data import Encoder, RowDataset, TurnPlan
 from dclocal_train.features import FeatureCache
-from dclocal_train.sources import fetch_sources
+from dclocal_train.inputs import CachedFeatures, Pixels, VisionInputs
+from dclocal_train.pictures import Pictures, open_pictures
+from dclocal_train.rows import open_rows
 from dclocal_train.stages import prepare_stage
+from dclocal_train.start import start_model
 from dclocal_train.trainer import TRAINED_FILE, load_trained, run_stage
 
 
 def train(recipe: Recipe, source_folder: Path | None) -> Path:
-    """Train every stage of the recipe that is not yet done; returns the checkpoint's folder."""
+    """Train every stage of the recipe that is not yet done; returns the checkpoint's folder.
+
+    Under a launcher of several processes, all run this; the first one writes.
+    """
+    from accelerate import PartialState
     from transformers import set_seed
 
     set_seed(recipe.seed)
+    state = PartialState(cpu=not _has_gpu())
     output = Path(recipe.output)
     output.mkdir(parents=True, exist_ok=True)
-    (output / "recipe.json").write_text(json.dumps(to_plain(recipe), indent=2) + "\n", encoding="utf-8")
+    if state.is_main_process:
+        (output / "recipe.json").write_text(json.dumps(to_plain(recipe), indent=2) + "\n", encoding="utf-8")
     model, tokenizer = start_model(recipe, source_folder)
-    cache = FeatureCache(output / "features", model)
     for stage in recipe.stages:
         prepare_stage(model, stage)
         folder = output / stage.name
@@ -41,48 +47,68 @@ def train(recipe: Recipe, source_folder: Path | None) -> Path:
             print(f"stage {stage.name} is done; taking its weights", file=sys.stderr)
             load_trained(model, folder / TRAINED_FILE)
             continue
-        dataset = stage_dataset(recipe, stage, model, tokenizer)
-        fill_cache(cache, model, dataset)
+        with state.main_process_first():
+            dataset = stage_dataset(recipe, stage, model, tokenizer, output / "features")
         print(f"stage {stage.name}: {describe(model)}", file=sys.stderr)
-        run_stage(model, dataset, Collator(cache, pad_id=0), recipe, stage, folder)
+        tokens = model.connector.tokens
+        run_stage(model, dataset, Collator(tokens_per_tile=tokens), recipe, stage, folder)
+        _report_broken(dataset.broken)
     checkpoint = output / "checkpoint"
     model.config = dataclasses.replace(model.config, provenance={"recipe": to_plain(recipe)})
-    save_checkpoint(model, tokenizer, checkpoint)
+    if state.is_main_process:
+        model.save_pretrained(checkpoint, tokenizer)
+    state.wait_for_everyone()
     return checkpoint
 
 
-def start_model(recipe: Recipe, source_folder: Path | None) -> tuple[DenseConnectorModel, Any]:
-    """The untrained model that the recipe starts from."""
-    starts = {"dc-tiny": _start_dc_tiny}
-    return lookup(starts, recipe.start, "start")(source_folder)
-
-
-def _start_dc_tiny(source_folder: Path | None) -> tuple[DenseConnectorModel, Any]:
-    sources = fetch_sources(("vit", "conv", "llm"), source_folder)
-    return pretrained_dc_tiny(sources["vit"], sources["conv"], sources["llm"], dtype=torch.bfloat16)
-
-
-def stage_dataset(recipe: Recipe, stage: StageConfig, model: DenseConnectorModel, tokenizer: Any) -> RowDataset:
+def stage_dataset(
+    recipe: Recipe, stage: StageConfig, model: DenseConnectorModel, tokenizer: Any, features: Path
+) -> RowDataset:
     """The stage's rows as a data set of encoded examples."""
     folder = Path(recipe.data.folder)
     prompt = lookup(FORMATS, stage.prompt, "prompt format")
-    encoder = Encoder(prompt, tokenize_with(tokenizer), model.connector.tokens, placeholder=0)
+    rows = open_rows(folder / stage.rows)
+    encoder = Encoder(prompt, tokenize_with(tokenizer), max_length=stage.max_length)
     plan = TurnPlan(stage.max_turns, stage.branched_share, recipe.seed)
-    return RowDataset(read_rows(folder / stage.rows), folder, encoder, plan)
+    inputs = vision_inputs(stage, model, open_pictures(folder / stage.images), rows, features)
+    return RowDataset(rows, encoder, plan, inputs, BrokenPictures(stage.max_broken_share))
 
 
-def fill_cache(cache: FeatureCache, model: DenseConnectorModel, dataset: RowDataset) -> None:
-    """Compute the vision features that are missing, with a progress bar."""
+def vision_inputs(
+    stage: StageConfig, model: DenseConnectorModel, pictures: Pictures, rows: Any, features: Path
+) -> VisionInputs:
+    """Pixels as the run goes, or features that are computed first, with a progress bar."""
+    if not stage.cache_features or model.connector.has_parameters or model.config.fit == "anyres":
+        return Pixels(model, pictures)
     from tqdm import tqdm
 
-    images = [dataset.image_folder / row["image"] for row in dataset.rows if "image" in row]
-    with tqdm(total=len(images), desc="vision features", unit="image") as bar:
-        cache.fill(model, images, bar.update)
+    cache = FeatureCache(features, model, pictures)
+    names = [row["image"] for row in rows if "image" in row]
+    with tqdm(total=len(dict.fromkeys(names)), desc="vision features", unit="image") as bar:
+        cache.fill(model, names, bar.update)
+    return CachedFeatures(cache, model.connector.tokens)
 
 
 def describe(model: DenseConnectorModel) -> str:
     """Trained and frozen parameter counts, in words."""
+    trained, frozen = count_parameters(model)
+    return f"{trained:,} parameters trained, {frozen:,} frozen"
+
+
+def count_parameters(model: DenseConnectorModel) -> tuple[int, int]:
+    """How many parameters are trained, and how many are frozen."""
     counts = {True: 0, False: 0}
     for parameter in model.parameters():
         counts[parameter.requires_grad] += parameter.numel()
-    return f"{counts[True]:,} parameters trained, {counts[False]:,} frozen"
+    return counts[True], counts[False]
+
+
+def _report_broken(broken: BrokenPictures) -> None:
+    if broken.broken:
+        print(f"dclocal: {broken.broken} times a picture could not be read and its row was skipped", file=sys.stderr)
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,11 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from dclocal_models.vlm import DenseConnectorModel
-from dclocal_train.config import Recipe, StageConfig
-from dclocal_train.stages import parameter_groups
+from dclocal_train.config import Recipe, RecipeError, StageConfig
+from dclocal_train.data import RowDataset
+from dclocal_train.sampler import LengthGroupedSampler, row_length
+from dclocal_train.speed import SpeedCallback
+from dclocal_train.stages import make_optimizer
 
 TRAINED_FILE = "trained.safetensors"
 
@@ -28,14 +33,20 @@ class StageTrainer(Trainer):
 
     def create_optimizer(self) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            groups = parameter_groups(self.model, self.stage)
-            self.optimizer = torch.optim.AdamW(groups, weight_decay=self.stage.weight_decay)
+            self.optimizer = make_optimizer(self.model, self.stage)
         return self.optimizer
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if not self.stage.group_by_length:
+            return super()._get_train_sampler(train_dataset)
+        dataset: Any = train_dataset or self.train_dataset
+        batch = self.args.per_device_train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+        return LengthGroupedSampler([row_length(row) for row in dataset.rows], batch, self.args.seed)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(trained_state(self.model), folder / TRAINED_FILE)
+        save_whole(trained_state(self.accelerator.unwrap_model(self.model), state_dict), folder / TRAINED_FILE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_trained(model or self.model, Path(resume_from_checkpoint) / TRAINED_FILE)
@@ -51,11 +62,18 @@ class EpochCallback(TrainerCallback):
         self.dataset.epoch = int(state.epoch or 0)
 
 
-def trained_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The parameters that move, by name."""
-    return {
-        name: parameter.detach().contiguous() for name, parameter in model.named_parameters() if parameter.requires_grad
-    }
+def trained_state(model: torch.nn.Module, gathered: dict[str, Any] | None = None) -> dict[str, torch.Tensor]:
+    """The parameters that move, by name; out of `gathered` where the model itself holds but a shard of each."""
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    state = gathered or dict(model.named_parameters())
+    return {name: state[name].detach().cpu().contiguous() for name in names}
+
+
+def save_whole(state: dict[str, torch.Tensor], file: Path) -> None:
+    """Write tensors whole or not at all."""
+    part = file.with_suffix(".part")
+    save_file(state, part)
+    part.replace(file)
 
 
 def load_trained(model: torch.nn.Module, file: Path) -> None:
@@ -68,45 +86,92 @@ def load_trained(model: torch.nn.Module, file: Path) -> None:
 
 
 def run_stage(
-    model: DenseConnectorModel, dataset: Any, collator: Any, recipe: Recipe, stage: StageConfig, folder: Path
+    model: DenseConnectorModel, dataset: RowDataset, collator: Any, recipe: Recipe, stage: StageConfig, folder: Path
 ) -> None:
     """Train one stage in `folder`, resuming from its newest checkpoint; writes `trained.safetensors` at the end."""
-    arguments = TrainingArguments(
+    trainer = StageTrainer(
+        model=model,
+        args=training_arguments(recipe, stage, folder, len(dataset)),
+        train_dataset=dataset,
+        data_collator=collator,
+        stage=stage,
+        callbacks=[EpochCallback(dataset), SpeedCallback(model.connector.tokens)],
+    )
+    newest = _newest_checkpoint(folder) if folder.exists() else None
+    trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+    gathered = trainer.accelerator.get_state_dict(trainer.model) if trainer.is_fsdp_enabled else None
+    if trainer.is_world_process_zero():
+        save_whole(trained_state(trainer.accelerator.unwrap_model(trainer.model), gathered), folder / TRAINED_FILE)
+        (folder / "losses.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n", encoding="utf-8")
+    trainer.accelerator.wait_for_everyone()
+
+
+def training_arguments(recipe: Recipe, stage: StageConfig, folder: Path, rows: int) -> TrainingArguments:
+    """The stage in transformers' terms, for as many processes as run."""
+    from accelerate import PartialState
+
+    processes = PartialState().num_processes
+    accumulation = accumulation_steps(stage, processes)
+    steps = stage_steps(stage, rows, stage.batch_size * processes * accumulation)
+    warmup = round(stage.warmup_share * steps) if stage.warmup_share is not None else min(stage.warmup_steps, steps)
+    decay = {"num_decay_steps": min(stage.decay_steps, steps), "min_lr_ratio": 0.02}
+    stable = stage.schedule == "stable"
+    return TrainingArguments(
         output_dir=str(folder),
-        max_steps=stage.steps,
+        max_steps=steps,
         per_device_train_batch_size=stage.batch_size,
-        gradient_accumulation_steps=stage.gradient_accumulation,
-        lr_scheduler_type="warmup_stable_decay",
-        lr_scheduler_kwargs={"num_decay_steps": stage.decay_steps, "min_lr_ratio": 0.02},
-        warmup_steps=stage.warmup_steps,
+        gradient_accumulation_steps=accumulation,
+        lr_scheduler_type="warmup_stable_decay" if stable else "cosine",
+        lr_scheduler_kwargs=decay if stable else {},
+        warmup_steps=warmup,
         max_grad_norm=stage.max_grad_norm,
         bf16=stage.bf16,
         save_steps=stage.save_steps,
         save_total_limit=2,
         logging_steps=stage.log_steps,
+        logging_dir=str(folder / "logs"),
         seed=recipe.seed,
         data_seed=recipe.seed,
         remove_unused_columns=False,
-        report_to="none",
+        report_to=[name for name in recipe.loggers if _installed(name)],
+        run_name=f"{recipe.name}-{stage.name}",
         use_cpu=not torch.cuda.is_available(),
-        dataloader_num_workers=0,
+        dataloader_num_workers=stage.workers,
         label_names=["labels"],
+        ddp_find_unused_parameters=False,
     )
-    trainer = StageTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=dataset,
-        data_collator=collator,
-        stage=stage,
-        callbacks=[EpochCallback(dataset)],
-    )
-    newest = _newest_checkpoint(folder)
-    trainer.train(resume_from_checkpoint=str(newest) if newest else None)
-    save_file(trained_state(model), folder / TRAINED_FILE)
-    (folder / "losses.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n", encoding="utf-8")
+
+
+def accumulation_steps(stage: StageConfig, processes: int) -> int:
+    """How many batches of every process make one step; raises RecipeError where they don't make the global one."""
+    if stage.global_batch is None:
+        return 1
+    at_once = stage.batch_size * processes
+    if stage.global_batch % at_once:
+        raise RecipeError(
+            f"stage {stage.name}: global_batch {stage.global_batch} is no multiple of {processes} processes × "
+            f"batch_size {stage.batch_size}",
+            "change batch_size",
+        )
+    return stage.global_batch // at_once
+
+
+def stage_steps(stage: StageConfig, rows: int, batch: int) -> int:
+    """Optimizer steps of a stage over `rows`."""
+    return stage.steps if stage.steps is not None else math.ceil(stage.epochs * rows / batch)
+
+
+def _installed(logger: str) -> bool:
+    from importlib.util import find_spec
+
+    return find_spec(logger) is not None
 
 
 def _newest_checkpoint(folder: Path) -> Path | None:
-    """The last checkpoint that was written to its end (the trainer's state is its last file)."""
-    whole = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    """The last checkpoint that was written to its end (the trainer's state is its last file); others are removed."""
+    found = {path: (path / "trainer_state.json").is_file() for path in folder.glob("checkpoint-*")}
+    for path, whole in found.items():
+        if not whole:
+            shutil.rmtree(path, ignore_errors=True)
+    whole_ones = [path for path, whole in found.items() if whole]
+    return max(whole_ones, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
