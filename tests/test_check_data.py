@@ -178,6 +178,7 @@ def test_a_tokenizer_counts_questions_with_their_answers(tmp_path: Path) -> None
         {"conversations": turns("1", "2", "3", "4" * 10)},
         {"conversations": turns("1" * 11)},
         {"conversations": turns("1" * 6, "2", "3" * 6, "4")},
+        {"conversations": turns("1", "2" * 6, "3" * 6, "4")},
     ]
     report = checked(written(tmp_path / "rows.jsonl", rows), None, count_tokens=len, max_length=10)
     assert found(report) == {"too_long": (2, 3, 4), "odd_turns": (4,)}

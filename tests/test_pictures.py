@@ -9,6 +9,7 @@ import os
 import pickle
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -255,18 +256,25 @@ def test_paths_that_hold_no_pictures_say_so(tmp_path: Path) -> None:
         open_pictures(tmp_path / "none")
 
 
-def widths(pictures: Pictures, numbers: list[int]) -> list[int]:
-    return [pictures.load(NAMES[number]).width for number in numbers]
+def send_widths(pictures: Pictures, numbers: list[int], answers: Any) -> None:
+    answers.put((numbers, [pictures.load(NAMES[number]).width - 3 for number in numbers]))
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_workers_read_at_the_same_time(stored: Path, method: str) -> None:
     pictures = open_pictures(stored)
     pictures.load(NAMES[1])  # the parent's handle is open now
-    orders = [[0, 1, 2, 3, 4] * 40, [4, 2, 0, 3, 1] * 40]
-    with multiprocessing.get_context(method).Pool(2) as pool:
-        answers = pool.starmap(widths, [(pictures, order) for order in orders], chunksize=1)
-    assert answers == [[3 + number for number in order] for order in orders]
+    context = multiprocessing.get_context(method)
+    answers = context.Queue()
+    orders = [[0, 1, 2, 3, 4] * 100, [4, 2, 0, 3, 1] * 100]
+    workers = [context.Process(target=send_widths, args=(pictures, order, answers)) for order in orders]
+    for worker in workers:
+        worker.start()
+    for _ in workers:
+        wanted, got = answers.get(timeout=15)
+        assert got == wanted
+    for worker in workers:
+        worker.join(timeout=15)
 
 
 def test_more_shards_than_handles(tmp_path: Path) -> None:

@@ -79,8 +79,8 @@ def plain_name(name: object) -> str:
     except UnicodeEncodeError as error:
         raise ImageError(f"{name!r:.200} is not a file name", "give one relative file name") from error
     plain = posixpath.normpath(name)
-    leaves = plain in (".", "..") or plain.startswith(("/", "../"))
-    foreign = PureWindowsPath(name)  # C:\pictures and ..\..\pictures mean something on some machines
+    leaves = plain in (".", "..") or plain.startswith("../")
+    foreign = PureWindowsPath(name)  # knows /etc, and what only some machines take for a way out: C:\x, ..\x
     if leaves or "\0" in name or foreign.drive or foreign.root or ("\\" in name and ".." in foreign.parts):
         raise ImageError(f"{name!r:.200} is not inside the folder of the pictures", "give a name relative to it")
     return plain
