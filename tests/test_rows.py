@@ -229,8 +229,8 @@ def test_a_file_changed_under_way_is_not_read_as_other_rows(tmp_path: Path) -> N
         found[4]
 
 
-def ids_of(found: rows.Rows, indexes: list[int]) -> list[Any]:
-    return [found[index]["id"] for index in indexes]
+def send_ids(found: rows.Rows, indexes: list[int], answers: Any) -> None:
+    answers.put((indexes, [found[index]["id"] for index in indexes]))
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -241,10 +241,18 @@ def test_workers_read_at_the_same_time(tmp_path: Path, method: str) -> None:
     path.write_text(json.dumps(made))
     found = open_rows(path)
     assert found[7] == made[7]  # the parent's handle is open now
-    orders = [random.Random(seed).sample(range(400), 400) * 3 for seed in range(2)]
-    with multiprocessing.get_context(method).Pool(2) as pool:
-        answers = pool.starmap(ids_of, [(found, order) for order in orders], chunksize=1)
-    assert answers == orders
+    context = multiprocessing.get_context(method)
+    answers = context.Queue()
+    workers = []
+    for seed in range(2):
+        order = random.Random(seed).sample(range(400), 400) * 10
+        workers.append(context.Process(target=send_ids, args=(found, order, answers)))
+        workers[-1].start()
+    for _ in workers:
+        wanted, got = answers.get(timeout=15)
+        assert got == wanted
+    for worker in workers:
+        worker.join(timeout=15)
 
 
 def test_pickled_rows_are_the_same(tmp_path: Path) -> None:
@@ -303,7 +311,7 @@ def test_shards_carry_rows_with_their_picture(tmp_path: Path) -> None:
     def row(name: str, **more: str) -> bytes:
         return json.dumps({"id": name, **more}).encode()
 
-    tar_of(tmp_path / "b.tar", [("1.json", row("b1")), ("1.PNG", b"?"), ("odd.json", b"[]")])
+    tar_of(tmp_path / "b.tar", [("1.json", row("b1")), ("1.PNG", b"?"), ("2.jpg", b"?"), ("odd.json", b"[]")])
     tar_of(
         tmp_path / "a.tar",
         [

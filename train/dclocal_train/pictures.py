@@ -15,7 +15,7 @@ from pathlib import Path, PureWindowsPath
 from typing import IO, cast
 
 import numpy as np
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from dclocal.errors import ImageError
 from dclocal.images import FORMATS, MAX_FILE_BYTES, MAX_PIXELS, decode, load_image
@@ -79,8 +79,8 @@ def plain_name(name: object) -> str:
     except UnicodeEncodeError as error:
         raise ImageError(f"{name!r:.200} is not a file name", "give one relative file name") from error
     plain = posixpath.normpath(name)
-    leaves = plain in (".", "..") or plain.startswith(("/", "../"))
-    foreign = PureWindowsPath(name)  # C:\pictures and ..\..\pictures mean something on some machines
+    leaves = plain in (".", "..") or plain.startswith("../")
+    foreign = PureWindowsPath(name)  # knows /etc, and what only some machines take for a way out: C:\x, ..\x
     if leaves or "\0" in name or foreign.drive or foreign.root or ("\\" in name and ".." in foreign.parts):
         raise ImageError(f"{name!r:.200} is not inside the folder of the pictures", "give a name relative to it")
     return plain
@@ -184,8 +184,10 @@ def _header_size(file: IO[bytes], name: str) -> tuple[int, int]:
             warnings.simplefilter("ignore")  # Pillow's own, looser bound on pixels; ours follows
             Image.init()
             image = Image.open(file, formats=[known for known in FORMATS if known in Image.OPEN])
-        width, height = image.size
-        turned = Image.Image.getexif(image).get(ORIENTATION) in TURNED  # PNG's own getexif decodes the pixels
+            width, height = image.size
+            if isinstance(image, TiffImagePlugin.TiffImageFile):  # its size may be upright already
+                width, height = int(image.tag_v2[256]), int(image.tag_v2[257])
+            turned = Image.Image.getexif(image).get(ORIENTATION) in TURNED  # PNG's own getexif decodes the pixels
     except (Image.DecompressionBombError, OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError) as error:
         raise ImageError(f"{name} is not a picture that can be read ({error})", "give the whole file") from error
     if width < 1 or height < 1 or width * height > MAX_PIXELS:
