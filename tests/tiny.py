@@ -78,3 +78,14 @@ def tokenize(text: str, parse_special: bool) -> list[int]:
 
     found = re.findall(r"<\|im_start\|>|<\|im_end\|>|\n|\w+|\S", text)
     return [WORDS.index(word) if word in WORDS else 20 + ord(word[0]) % 40 for word in found]
+
+
+def tiny_tokenizer() -> Any:
+    """A transformers tokenizer of WORDS; anything else is one unknown token."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="a"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n|\w+|[^\w\s]"), "removed", invert=True)
+    tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<|im_end|>")

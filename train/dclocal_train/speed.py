@@ -1,28 +1,27 @@
-"""How fast a run is: pictures, text tokens and steps a second, in the log beside the loss."""
+"""How fast a run is: rows and tokens a second, in the log beside the loss."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
-
-from transformers import TrainerCallback
 
 
-class SpeedCallback(TrainerCallback):
-    """Adds `rows_per_s` and `visual_tokens_per_s` over the steps since the last log to each log entry."""
+class Speed:
+    """Counts what one process has trained on, and tells rates over all of them since the last time."""
 
-    def __init__(self, tokens_per_image: int):
-        self.tokens_per_image = tokens_per_image
-        self._since, self._step = time.perf_counter(), 0
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+        self._rows = self._tokens = 0
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._since, self._step = time.perf_counter(), state.global_step
+    def count(self, rows: int, tokens: int) -> None:
+        """Note a batch: its rows, and its tokens, visual ones and padding included."""
+        self._rows, self._tokens = self._rows + rows, self._tokens + tokens
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        steps, spent = state.global_step - self._step, time.perf_counter() - self._since
-        if logs is None or "loss" not in logs or steps < 1:
-            return
-        batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-        logs["rows_per_s"] = round(steps * batch / spent, 3)
-        logs["visual_tokens_per_s"] = round(steps * batch * self.tokens_per_image / spent, 1)
-        self._since, self._step = time.perf_counter(), state.global_step
+    def rates(self, processes: int) -> dict[str, float]:
+        """`rows_per_s` and `tokens_per_s` since the last call; all processes do like work."""
+        spent = max(1e-9, time.perf_counter() - self._since)
+        rates = {
+            "rows_per_s": round(processes * self._rows / spent, 3),
+            "tokens_per_s": round(processes * self._tokens / spent, 1),
+        }
+        self._since, self._rows, self._tokens = time.perf_counter(), 0, 0
+        return rates

@@ -16,7 +16,7 @@ from dclocal_models.vlm import DenseConnectorModel
 from dclocal_train.config import Recipe, RecipeError, StageConfig
 from dclocal_train.data import RowDataset
 from dclocal_train.sampler import LengthGroupedSampler, row_length
-from dclocal_train.speed import SpeedCallback
+from dclocal_train.speed import Speed
 from dclocal_train.stages import make_optimizer
 
 TRAINED_FILE = "trained.safetensors"
@@ -28,8 +28,18 @@ class StageTrainer(Trainer):
     model: Any
 
     def __init__(self, *arguments: Any, stage: StageConfig, **options: Any):
-        self.stage = stage
+        self.stage, self.speed = stage, Speed()
         super().__init__(*arguments, **options)
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        ids = inputs["input_ids"]
+        self.speed.count(len(ids), ids.numel())
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def log(self, logs: dict[str, Any], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs |= self.speed.rates(self.args.world_size)
+        super().log(logs, start_time)
 
     def create_optimizer(self) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -95,7 +105,7 @@ def run_stage(
         train_dataset=dataset,
         data_collator=collator,
         stage=stage,
-        callbacks=[EpochCallback(dataset), SpeedCallback(model.connector.tokens)],
+        callbacks=[EpochCallback(dataset)],
     )
     newest = _newest_checkpoint(folder) if folder.exists() else None
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)

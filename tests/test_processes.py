@@ -1,0 +1,113 @@
+"""Training by the command line, in one process and in several: the same rows must give the same model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from dclocal_train.synthetic.rows import conversation_row, write_rows
+from tests.tiny import tiny_model, tiny_tokenizer
+
+TWO = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
+TWO += ["--mixed_precision=no", "--dynamo_backend=no", "--num_cpu_threads_per_process=1", "-m", "dclocal"]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> dict[str, Any]:
+    """A recipe that starts from a tiny checkpoint: pictures and text rows of unlike length, LoRA, accumulation."""
+    from PIL import Image
+
+    tiny_model().save_pretrained(tmp_path / "start", tiny_tokenizer())
+    rows = []
+    for index in range(24):
+        Image.new("RGB", (60, 40 + index), (index * 10, 90, 30)).save(tmp_path / f"{index}.png")
+        turns = [("what circle ?", "red"), ("is a circle ?", "blue a red")][: 1 + index % 2]
+        row = conversation_row(str(index), f"{index}.png", turns)
+        if index % 6 == 5:
+            del row["image"]
+        rows.append(row)
+    write_rows(tmp_path / "rows.json", rows)
+    stage = {
+        "name": "one",
+        "rows": "rows.json",
+        "prompt": "chatml",
+        "batch_size": 4,
+        "global_batch": 8,
+        "steps": 5,
+        "connector_learning_rate": 0.01,
+        "lora": {"rank": 2, "alpha": 4, "learning_rate": 0.01},
+        "bf16": False,
+        "warmup_steps": 1,
+        "decay_steps": 1,
+        "branched_share": 0.0,
+        "log_steps": 1,
+        "save_steps": 2,
+    }
+    return {
+        "name": "test",
+        "start": str(tmp_path / "start"),
+        "output": "",
+        "data": {"folder": str(tmp_path)},
+        "stages": [stage],
+        "loggers": [],
+    }
+
+
+def run(arguments: list[str], recipe: dict[str, Any], out: Path, **stage: Any) -> list[dict[str, Any]]:
+    """The log of one training run, made by its own process or processes."""
+    command = [sys.executable, *arguments, *prepared(recipe, out, **stage)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment(), check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [entry for entry in json.loads((out / "one" / "losses.json").read_text()) if "loss" in entry]
+
+
+def prepared(recipe: dict[str, Any], out: Path, **stage: Any) -> list[str]:
+    file = out.with_suffix(".yaml")
+    changed = {**recipe, "output": str(out), "stages": [{**recipe["stages"][0], **stage}]}
+    file.write_text(yaml.safe_dump(changed))
+    return ["train", str(file)]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_two_processes_train_as_one(recipe: dict[str, Any], tmp_path: Path, grouped: bool) -> None:
+    """The same global batch gives the same losses and the same weights, whoever computes which part of it."""
+    one = run(["-m", "dclocal"], recipe, tmp_path / "single", group_by_length=grouped)
+    two = run(TWO, recipe, tmp_path / "double", batch_size=2, group_by_length=grouped)
+    assert [entry["loss"] for entry in two] == pytest.approx([entry["loss"] for entry in one], abs=2e-4)
+    assert len(one) == 5 and one[0]["rows_per_s"] > 0
+    alone = load_file(tmp_path / "single" / "one" / "trained.safetensors")
+    together = load_file(tmp_path / "double" / "one" / "trained.safetensors")
+    assert alone.keys() == together.keys() and len(alone) > 4
+    for name, tensor in alone.items():
+        assert (tensor - together[name]).abs().max() < 2e-4, name
+    assert (tmp_path / "double" / "checkpoint" / "config.json").is_file()
+
+
+def test_a_killed_run_goes_on_to_the_same_losses(recipe: dict[str, Any], tmp_path: Path) -> None:
+    """SIGKILL in the middle; the same command again ends where an undisturbed run ends."""
+    whole = run(["-m", "dclocal"], recipe, tmp_path / "whole", steps=40)
+    out = tmp_path / "cut"
+    command = [sys.executable, "-m", "dclocal", *prepared(recipe, out, steps=40)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment())
+    deadline = time.monotonic() + 120
+    while not list(out.glob("one/checkpoint-*/trainer_state.json")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (out / "one" / "trained.safetensors").exists(), "it ended before it could be killed"
+    again = run(["-m", "dclocal"], recipe, out, steps=40)
+    assert [entry["loss"] for entry in again] == pytest.approx([entry["loss"] for entry in whole], abs=2e-4)
