@@ -6,6 +6,7 @@ under `llm/` as transformers saves it, and, where it was trained with LoRA, `ada
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Mapping
@@ -116,15 +117,30 @@ def _some(names: list[str]) -> str:
 
 
 def _save_base(peft_model: Any, folder: Path) -> None:
-    """The language model without its LoRA layers, under its own tensor names."""
+    """The language model without its LoRA layers, under its own tensor names; 4-bit weights as the numbers that
+    they stand for, which are what the adapter was trained on."""
     base = peft_model.get_base_model()
+    quantized = {name: module for name, module in base.named_modules() if hasattr(module, "quant_state")}
     state = {
         name.replace(".base_layer.", "."): tensor.contiguous()
         for name, tensor in base.state_dict().items()
-        if ".lora_" not in name
+        if ".lora_" not in name and not any(name.startswith(f"{owner}.weight") for owner in quantized)
     }
+    for owner, module in quantized.items():
+        state[f"{owner.removesuffix('.base_layer')}.weight"] = _dequantized(module, base.config.dtype)
     if base.config.tie_word_embeddings:
         state.pop("lm_head.weight", None)
-    base.config.save_pretrained(folder)
+    config = copy.deepcopy(base.config)
+    for key in ("quantization_config", "_pre_quantization_dtype"):
+        config.__dict__.pop(key, None)
+    config.save_pretrained(folder)
     base.generation_config.save_pretrained(folder)
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _dequantized(module: Any, dtype: torch.dtype) -> Tensor:
+    """The weight of a bitsandbytes 4-bit layer."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    weight: Tensor = dequantize_4bit(module.weight.data, module.weight.quant_state)
+    return weight.to(dtype).cpu().contiguous()

@@ -167,15 +167,32 @@ class DenseConnectorModel(nn.Module):
         embeds = self.embed(input_ids, image_mask, image_embeds)
         if dense is None and self.training:
             embeds = embeds + self._unused()
-        hidden = self.base_llm.get_decoder()(
-            inputs_embeds=embeds, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
-        ).last_hidden_state
         if labels is None:
+            hidden = self._hidden(embeds, position_ids, attention_mask)
             return {"logits": self.base_llm.get_output_embeddings()(hidden)}
+        return {"loss": self.next_token_loss(embeds, position_ids, attention_mask, labels, num_items_in_batch)}
+
+    def next_token_loss(
+        self,
+        embeds: Tensor,
+        position_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """The loss of token embeddings; see `forward`."""
+        hidden = self._hidden(embeds, position_ids, attention_mask)
         answered = labels[:, 1:] != IGNORED_LABEL
         logits = self.base_llm.get_output_embeddings()(hidden[:, :-1][answered]).float()
         total = nn.functional.cross_entropy(logits, labels[:, 1:][answered], reduction="sum")
-        return {"loss": total / (answered.sum() if num_items_in_batch is None else num_items_in_batch)}
+        return total / (answered.sum() if num_items_in_batch is None else num_items_in_batch)
+
+    def _hidden(self, embeds: Tensor, position_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        decoder = self.base_llm.get_decoder()
+        hidden: Tensor = decoder(
+            inputs_embeds=embeds, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+        ).last_hidden_state
+        return hidden
 
     def _unused(self) -> Tensor:
         """Zero, by way of every connector parameter: a batch without pictures must not leave them out, or

@@ -254,7 +254,7 @@ def blind(rows: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
 @click.command(epilog="Example: python -m dclocal_train.ablation --out runs/ablation --seeds 3")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/ablation"), show_default=True)
 @click.option("--seeds", default=3, show_default=True, help="How often each is trained.")
-@click.option("--steps", default=400, show_default=True, help="Steps of each run.")
+@click.option("--steps", default=250, show_default=True, help="Steps of each run.")
 @click.option("--sources", type=click.Path(path_type=Path), help="A folder with the packages.")
 def main(out: Path, seeds: int, steps: int, sources: Path | None) -> None:
     """Train every connector at both token counts with every seed, and write results.jsonl."""

@@ -62,15 +62,22 @@ def train(recipe: Recipe, source_folder: Path | None) -> Path:
 
 
 def stage_dataset(
-    recipe: Recipe, stage: StageConfig, model: DenseConnectorModel, tokenizer: Any, features: Path
+    recipe: Recipe,
+    stage: StageConfig,
+    model: DenseConnectorModel,
+    tokenizer: Any,
+    features: Path,
+    *,
+    cached: bool = True,
 ) -> RowDataset:
-    """The stage's rows as a data set of encoded examples."""
+    """The stage's rows as a data set of encoded examples; with `cached` false, of pixels in any case."""
     folder = Path(recipe.data.folder)
     prompt = lookup(FORMATS, stage.prompt, "prompt format")
     rows = open_rows(folder / stage.rows)
     encoder = Encoder(prompt, tokenize_with(tokenizer), max_length=stage.max_length)
     plan = TurnPlan(stage.max_turns, stage.branched_share, recipe.seed)
-    inputs = vision_inputs(stage, model, open_pictures(folder / stage.images), rows, features)
+    pictures = open_pictures(folder / stage.images)
+    inputs = vision_inputs(stage, model, pictures, rows, features) if cached else Pixels(model, pictures)
     return RowDataset(rows, encoder, plan, inputs, BrokenPictures(stage.max_broken_share))
 
 

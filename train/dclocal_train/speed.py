@@ -1,4 +1,4 @@
-"""How fast a run is: rows and tokens a second, in the log beside the loss."""
+"""How fast a run is: rows, images and tokens a second, in the log beside the loss."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ class Speed:
 
     def __init__(self) -> None:
         self._since = time.perf_counter()
-        self._rows = self._tokens = 0
+        self._counts = {"rows_per_s": 0, "images_per_s": 0, "tokens_per_s": 0}
 
-    def count(self, rows: int, tokens: int) -> None:
-        """Note a batch: its rows, and its tokens, visual ones and padding included."""
-        self._rows, self._tokens = self._rows + rows, self._tokens + tokens
+    def count(self, rows: int, images: int, tokens: int) -> None:
+        """Note a batch; its tokens include visual ones and padding."""
+        for name, value in zip(self._counts, (rows, images, tokens)):
+            self._counts[name] += value
 
     def rates(self, processes: int) -> dict[str, float]:
-        """`rows_per_s` and `tokens_per_s` since the last call; all processes do like work."""
+        """`rows_per_s`, `images_per_s` and `tokens_per_s` since the last call; all processes do like work."""
         spent = max(1e-9, time.perf_counter() - self._since)
-        rates = {
-            "rows_per_s": round(processes * self._rows / spent, 3),
-            "tokens_per_s": round(processes * self._tokens / spent, 1),
-        }
-        self._since, self._rows, self._tokens = time.perf_counter(), 0, 0
+        rates = {name: round(processes * count / spent, 2) for name, count in self._counts.items()}
+        self._since, self._counts = time.perf_counter(), dict.fromkeys(self._counts, 0)
         return rates

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,8 @@ class StageTrainer(Trainer):
         super().__init__(*arguments, **options)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        ids = inputs["input_ids"]
-        self.speed.count(len(ids), ids.numel())
+        ids, shown = inputs["input_ids"], inputs["image_mask"].any(dim=1)
+        self.speed.count(len(ids), int(shown.sum()), ids.numel())
         return super().training_step(model, inputs, num_items_in_batch)
 
     def log(self, logs: dict[str, Any], start_time: float | None = None) -> None:
@@ -143,7 +144,7 @@ def training_arguments(recipe: Recipe, stage: StageConfig, folder: Path, rows: i
         seed=recipe.seed,
         data_seed=recipe.seed,
         remove_unused_columns=False,
-        report_to=[name for name in recipe.loggers if _installed(name)],
+        report_to=_loggers(recipe),
         run_name=f"{recipe.name}-{stage.name}",
         use_cpu=not torch.cuda.is_available(),
         dataloader_num_workers=stage.workers,
@@ -171,10 +172,14 @@ def stage_steps(stage: StageConfig, rows: int, batch: int) -> int:
     return stage.steps if stage.steps is not None else math.ceil(stage.epochs * rows / batch)
 
 
-def _installed(logger: str) -> bool:
+def _loggers(recipe: Recipe) -> list[str]:
+    """The recipe's loggers that are installed; others are told of and left out."""
     from importlib.util import find_spec
 
-    return find_spec(logger) is not None
+    missing = [name for name in recipe.loggers if find_spec(name) is None]
+    for name in missing:
+        print(f"dclocal: no {name} log: pip install {name}", file=sys.stderr)
+    return [name for name in recipe.loggers if name not in missing]
 
 
 def _newest_checkpoint(folder: Path) -> Path | None:
