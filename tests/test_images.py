@@ -3,14 +3,12 @@ file takes the program down."""
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import random
 import struct
 import subprocess
 import sys
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,14 +20,9 @@ from dclocal import images
 from dclocal.bundle import ImageSpec
 from dclocal.errors import ImageError
 from dclocal.images import image_key, load_image, to_pixels
+from tests.tiny import encoded, picture_files, png
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 500), (641, 480), (1000, 333), (336, 336)])
@@ -164,17 +157,6 @@ def test_cameras_double_pictures_give_the_first() -> None:
     assert all(kind in Image.OPEN for kind in images.FORMATS if kind != "AVIF")
 
 
-def png(width: int, height: int, bits: int, colour: int, rows: bytes, transparent: bytes = b"") -> bytes:
-    """A PNG by hand; `rows` as they are before compression."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
-    clear = chunk(b"tRNS", transparent) if transparent else b""
-    return b"\x89PNG\r\n\x1a\n" + header + clear + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-
-
 @pytest.mark.parametrize(
     ("bits", "colour", "row", "clear", "expected"),
     [
@@ -275,28 +257,12 @@ def test_a_file_that_changes_meanwhile_is_bounded(tmp_path: Path, monkeypatch: p
             load_image(path)
 
 
-def samples(picture: Image.Image) -> dict[str, bytes]:
-    """One file of each kind."""
-    exif = Image.Exif()
-    exif[0x0112], exif[0x010F] = 6, "Maker"
-    kinds = [kind for kind in images.FORMATS if kind in Image.OPEN]
-    options = {kind: {"exif": exif} if kind in ("JPEG", "PNG", "WEBP", "TIFF") else {} for kind in kinds}
-    found = {kind: encoded(picture, kind, **options[kind]) for kind in kinds}
-    palette, alpha = picture.quantize(8), picture.convert("RGBA")
-    found |= {"PNG palette": encoded(palette, "PNG", transparency=0), "WEBP alpha": encoded(alpha, "WEBP")}
-    found |= {f"TIFF {name}": encoded(picture, "TIFF", compression=name) for name in ("tiff_lzw", "jpeg", "packbits")}
-    for kind in ("TIFF", "GIF", "WEBP", "PNG", "MPO"):
-        found[f"{kind} frames"] = encoded(picture.copy(), kind, save_all=True, append_images=[picture.rotate(180)])
-    found["PNG 16"] = encoded(Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40)), "PNG")
-    return found
-
-
 def test_damaged_files_never_end_in_anything_else(
     picture: Image.Image, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Cut, flipped and overwritten: each gives a picture or an ImageError of one line, and nothing else is printed."""
     monkeypatch.setattr(logging.getLogger(), "handlers", [])  # as on the command line
-    for name, whole in samples(picture).items():
+    for name, whole in picture_files(picture).items():
         load_image(whole)
         chance = random.Random(name)
         for case in range(200):
