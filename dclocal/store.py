@@ -26,7 +26,7 @@ BUILD_BYTES = 900 << 20
 BUILDING = ".building-"
 FULL_BELOW_BYTES = 32 << 20  # a failure with less than this free is put down to the disk
 FULL = (errno.ENOSPC, errno.EDQUOT)
-FULL_IN_WORDS = re.compile(r"No space left on device|Disk quota exceeded|requested and \d+ written")
+FULL_IN_WORDS = re.compile(r"No space left on device|Disk quota exceeded|requested and \d+ written|iostream error")
 NOT_A_FOLDER = (errno.ENOTDIR, errno.EEXIST, errno.ENOENT)
 
 
@@ -203,7 +203,7 @@ def _remove_files(files: list[Path]) -> None:
 
 
 def _speaks_of_full_disk(error: BaseException | None) -> bool:
-    """Whether the error, or one that it came from, is or words a full disk, as pip, numpy and ONNX Runtime do."""
+    """Whether the error, or one that it came from, is or words a full disk, as pip, numpy, ONNX Runtime and llama.cpp do."""
     while error is not None:
         if (isinstance(error, OSError) and error.errno in FULL) or FULL_IN_WORDS.search(str(error)):
             return True

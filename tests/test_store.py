@@ -94,6 +94,7 @@ def test_new_parts_build_anew(setting: Path, own_home: Path) -> None:
         (OSError(errno.ENOSPC, "No space left on device"), BundleError, "is full"),
         (OSError("49152 requested and 1024 written"), BundleError, "is full"),  # numpy
         (RuntimeError("[ONNXRuntimeError] : 1 : FAIL : write: No space left on device"), BundleError, "is full"),
+        (BundleError("llama.cpp could not quantize: basic_ios::clear: iostream error"), BundleError, "is full"),
         (BundleError("pip could not download x: [Errno 28] No space left on device"), BundleError, "is full"),
         (KeyboardInterrupt(), KeyboardInterrupt, ""),
         (BundleError("bad", "mend"), BundleError, "bad"),

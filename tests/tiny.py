@@ -149,6 +149,7 @@ def picture_files(picture: Image.Image) -> dict[str, bytes]:
     """One file of each kind that is read, by a name for the kind."""
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "Maker"
+    Image.init()
     kinds = [kind for kind in FORMATS if kind in Image.OPEN]
     options = {kind: {"exif": exif} if kind in ("JPEG", "PNG", "WEBP", "TIFF") else {} for kind in kinds}
     found = {kind: encoded(picture, kind, **options[kind]) for kind in kinds}
