@@ -203,7 +203,7 @@ def _remove_files(files: list[Path]) -> None:
 
 
 def _speaks_of_full_disk(error: BaseException | None) -> bool:
-    """Whether the error, or one that it came from, is or words a full disk, as pip, numpy, ONNX Runtime and llama.cpp do."""
+    """Whether the error, or one that it came from, is or words a full disk, as pip, numpy and native code do."""
     while error is not None:
         if (isinstance(error, OSError) and error.errno in FULL) or FULL_IN_WORDS.search(str(error)):
             return True
