@@ -129,6 +129,10 @@ def test_thirty_two_bit_grey_is_scaled_by_what_the_picture_holds() -> None:
 def test_transparency_lies_over_white() -> None:
     clear = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
     assert np.asarray(load_image(encoded(clear, "PNG"))).min() == 255
+    value, alpha = np.mgrid[:256, :256].astype(np.uint8)
+    every = encoded(Image.fromarray(np.stack([value, value, value, alpha], -1)), "PNG")
+    exact = 255 + (value - 255.0) * alpha / 255
+    np.testing.assert_array_equal(np.asarray(load_image(every))[..., 0], np.round(exact))
     palette = Image.new("P", (4, 4), 0)
     palette.putpalette([10, 20, 30] * 256)
     assert np.asarray(load_image(encoded(palette, "PNG", transparency=0))).min() == 255
