@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
+import os
 import stat
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +21,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from dclocal.bundle import ImageSpec
 from dclocal.errors import ImageError
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "MPO")
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF")  # JPEG opens MPO too
 MAX_PIXELS = 128_000_000
 MAX_FILE_BYTES = 256 << 20
-MAX_SQUARE = 4096
+MAX_SQUARE = 8192
 """A picture whose padded square would have longer sides than this is shrunk before it is padded."""
+QUIET = logging.NullHandler()
 
 
 def load_image(source: str | Path | bytes) -> Image.Image:
@@ -32,32 +36,45 @@ def load_image(source: str | Path | bytes) -> Image.Image:
     """
     if isinstance(source, bytes):
         return decode(source, "the image data")
-    if isinstance(source, str) and source.startswith(("http://", "https://")):
+    if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
         from dclocal.fetch import fetch_url
 
         return decode(fetch_url(source), source)
-    path = Path(source).expanduser()
-    return decode(_read_file(path), str(path))
+    path = os.path.expanduser(source)  # which leaves ~name alone where there is no such user
+    return decode(_read_file(path), path)
 
 
 def decode(data: bytes, name: str) -> Image.Image:
-    """The picture in `data`; `name` is what errors call it."""
+    """The picture in `data`; `name` is what errors call it.  Raises ImageError."""
+    name = printable(name)
     if not data:
         raise ImageError(f"{name} is empty", "give a picture")
+    if len(data) > MAX_FILE_BYTES:
+        raise ImageError(f"{name} has more than {MAX_FILE_BYTES:,} bytes", "give a smaller picture")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own, looser bound on pixels; ours follows
             image = Image.open(io.BytesIO(data), formats=_known_formats())
             _check_size(image, name)
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
-    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-        if isinstance(error, Image.DecompressionBombError):
-            raise ImageError(f"{name} claims far too many pixels", f"use at most {MAX_PIXELS:,}") from error
+            _mend_transparent_colour(image, data)
+            with _quiet_libtiff() if image.format == "TIFF" else nullcontext():
+                image.load()
+            return _to_rgb(_upright(image))
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
         raise ImageError(f"{name} is not a picture that can be read", f"known formats: {', '.join(FORMATS)}") from error
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, MemoryError) as error:
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name} claims far too many pixels", f"use at most {MAX_PIXELS:,}") from error
+    except Exception as error:  # Pillow's readers raise nearly anything on damaged data
         reason = "is truncated" if "truncated" in str(error).lower() else "is damaged"
-        raise ImageError(f"{name} {reason} ({error})", "give the whole file") from error
+        detail = printable(str(error)) or type(error).__name__
+        raise ImageError(f"{name} {reason} ({detail})", "give the whole file") from error
+
+
+def printable(text: str) -> str:
+    """`text` on one line: line breaks, control characters and undecodable bytes as escapes."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def to_pixels(images: Sequence[Image.Image], spec: ImageSpec) -> np.ndarray:
@@ -84,26 +101,55 @@ def image_key(image: Image.Image) -> str:
     return digest.hexdigest()[:32]
 
 
-def _read_file(path: Path) -> bytes:
-    """The bytes of a regular file of bounded size."""
+def _read_file(path: str) -> bytes:
+    """The bytes of a regular file of bounded size; what stands there is checked again once it is open."""
+    name = printable(path)
     try:
-        status = path.stat()
+        _check_file(os.stat(path), name)
+        with open(path, "rb", opener=_open_without_waiting) as stream:
+            _check_file(os.fstat(stream.fileno()), name)
+            return stream.read(MAX_FILE_BYTES + 1)  # it may still grow; `decode` counts
+    except FileNotFoundError as error:
+        raise ImageError(f"{name} does not exist", "check the path") from error
     except OSError as error:
-        problem = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be opened ({error.strerror})"
-        raise ImageError(f"{path} {problem}", "check the path") from error
+        raise ImageError(f"{name} cannot be read ({error.strerror})", "check the path and its permissions") from error
+    except ValueError as error:  # a NUL character, or one that the file system cannot encode
+        raise ImageError(f"{name} cannot be a file's name ({printable(str(error))})", "check the path") from error
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """A pipe put there meanwhile must not hold us up."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _check_file(status: os.stat_result, name: str) -> None:
     if stat.S_ISDIR(status.st_mode):
-        raise ImageError(f"{path} is a folder", "name a picture in it")
+        raise ImageError(f"{name} is a folder", "name a picture in it")
     if not stat.S_ISREG(status.st_mode):
-        raise ImageError(f"{path} is not a regular file", "name a picture, or pipe it in as -")
+        raise ImageError(f"{name} is not a regular file", "name a picture, or pipe it in as -")
     if status.st_size > MAX_FILE_BYTES:
-        raise ImageError(f"{path} has {status.st_size:,} bytes", f"use at most {MAX_FILE_BYTES:,}")
+        raise ImageError(f"{name} has {status.st_size:,} bytes", f"use at most {MAX_FILE_BYTES:,}")
+
+
+@contextmanager
+def _quiet_libtiff() -> Iterator[None]:
+    """libtiff prints each fault that it meets on file descriptor 2, where one line of ours should stand."""
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"{path} cannot be read ({error.strerror})", "check its permissions") from error
+        kept = os.dup(2)
+    except OSError:  # there is no standard error
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _known_formats() -> list[str]:
+    logging.getLogger("PIL").addHandler(QUIET)  # added once; without any, Python prints its errors on stderr
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 
@@ -116,21 +162,53 @@ def _check_size(image: Image.Image, name: str) -> None:
         raise ImageError(f"{name} has no pixels", "give a picture")
 
 
+def _mend_transparent_colour(image: Image.Image, data: bytes) -> None:
+    """Bring a PNG's transparent colour to the 8 bits that Pillow gives 2-, 4- and 3×16-bit pixels, but not it."""
+    colour = image.info.get("transparency")
+    if image.format != "PNG":
+        return
+    bits = data[24]
+    if image.mode == "L" and isinstance(colour, int):
+        image.info["transparency"] = colour * (255 // (2**bits - 1))
+    elif image.mode == "RGB" and isinstance(colour, tuple) and bits == 16:
+        image.info["transparency"] = tuple(value >> 8 for value in colour)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as EXIF says, where EXIF can be read."""
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except Exception:  # damaged EXIF; the picture itself is whole
+        return image
+    return image
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
-        image = _to_eight_bits(image)
+        return _to_eight_bits(image)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        over = image.convert("RGBA")
-        white = Image.new("RGBA", over.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, over).convert("RGB")
+        over = image if image.mode == "RGBA" else image.convert("RGBA")
+        white = Image.new("RGB", over.size, (255, 255, 255))
+        white.paste(over, mask=over)
+        return white
     return image.convert("RGB")
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit and 32-bit grey to 8 bits by range, where Pillow's own conversion clips at 255."""
-    values = np.asarray(image).astype(np.float32)
-    top = 65535.0 if image.mode.startswith("I") else max(1.0, float(values.max()))
-    return Image.fromarray(np.round(values * (255.0 / top)).clip(0, 255).astype(np.uint8))
+    """Grey of 16 bits, 32 bits or floats as RGB by range, where Pillow's own conversion clips at 255.
+
+    16 bits reach to 65535 (a PGM's, too, which come in mode "I"), the others to the greatest value in the picture,
+    floats at least to 1; what is negative or no number is black, a PNG's transparent grey white.
+    """
+    raw = np.asarray(image)
+    values = raw.astype(np.float32)
+    values[~np.isfinite(values)] = 0
+    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
+    top = 65535.0 if sixteen else max(1.0, float(values.max()))
+    values *= 255.0 / top
+    grey = values.round(out=values).clip(0, 255, out=values).astype(np.uint8)
+    grey[raw == image.info.get("transparency")] = 255
+    return Image.fromarray(grey).convert("RGB")
 
 
 def _pad_to_square(image: Image.Image, mean: Sequence[float]) -> Image.Image:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import subprocess
 import sys
 from pathlib import Path
 
+SYSTEM = Path("/")
+"""Where the kernel's files are; tests put another machine's there."""
+
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Physical cores that this process may run on, no more than its control group's share of processor time.
+
+    Two threads on one core's hyperthreads only wait for each other in matrix products.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    allowed = os.sched_getaffinity(0)
+    cpus = SYSTEM / "sys/devices/system/cpu"
+    cores = {_text(cpus / f"cpu{number}/topology/thread_siblings_list") or str(number) for number in allowed}
+    return max(1, math.ceil(min(len(cores), _processor_quota())))
 
 
 def cpu_model() -> str:
@@ -55,12 +65,52 @@ def _peak_bytes(whose: str) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def _processor_quota() -> float:
+    """How many processors' time the control groups grant, infinite where they set no bound.
+
+    Bounds hold for all groups below, so each folder up to the mount is read; within a container the mount
+    itself is the container's group.
+    """
+    quota = math.inf
+    for line in _text(SYSTEM / "proc/self/cgroup").splitlines():
+        _, controllers, group = line.split(":", 2)
+        mount = SYSTEM / "sys/fs/cgroup"
+        if controllers:
+            if "cpu" not in controllers.split(","):
+                continue
+            mount = mount / "cpu"
+        folder = mount / group.lstrip("/")
+        for place in (folder, *folder.parents):
+            quota = min(quota, _quota_of(place))
+            if place == mount:
+                break
+    return quota
+
+
+def _quota_of(group: Path) -> float:
+    """The bound that one control group sets: version 2's cpu.max, or version 1's pair of files."""
+    values = _text(group / "cpu.max").split() or [
+        _text(group / "cpu.cfs_quota_us"),
+        _text(group / "cpu.cfs_period_us"),
+    ]
+    try:
+        microseconds, period = map(int, values)
+    except ValueError:  # "max", or no such file
+        return math.inf
+    return microseconds / period if microseconds > 0 and period > 0 else math.inf
+
+
+def _text(file: Path) -> str:
+    """What the file holds, without the space around it; nothing where it cannot be read."""
+    try:
+        return file.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
 def _cpuinfo() -> dict[str, str]:
     """The first processor's lines in Linux's /proc/cpuinfo."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return {}
+    text = _text(Path("/proc/cpuinfo"))
     pairs = (line.partition(":") for line in text.split("\n\n", 1)[0].splitlines())
     return {name.strip(): value.strip() for name, _, value in pairs}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -24,13 +25,15 @@ EMBEDDED = (DEFAULT,)
 BUILD_BYTES = 900 << 20
 BUILDING = ".building-"
 FULL_BELOW_BYTES = 32 << 20  # a failure with less than this free is put down to the disk
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL_IN_WORDS = re.compile(r"No space left on device|Disk quota exceeded|requested and \d+ written|iostream error")
 NOT_A_FOLDER = (errno.ENOTDIR, errno.EEXIST, errno.ENOENT)
 
 
 def home() -> Path:
     """The folder of everything kept: $DCLOCAL_HOME, else the user's cache folder."""
     if given := os.environ.get("DCLOCAL_HOME"):
-        return Path(given).expanduser()
+        return Path(os.path.expanduser(given))  # which leaves ~name alone where there is no such user
     from platformdirs import user_cache_path
 
     return user_cache_path("dclocal")
@@ -49,10 +52,10 @@ def open_bundle(name: str | None = None, progress: Progress = silent) -> Bundle:
     if name is None or name in EMBEDDED:
         return pull(name or DEFAULT, None, progress)
     path = bundles_folder() / name
-    if _is_plain(name) and (path / MANIFEST).is_file():
-        return read_bundle(path)
-    if os.sep in name or Path(name).is_dir():
-        return read_bundle(Path(name).expanduser())
+    if _is_plain(name) and os.path.isfile(path / MANIFEST):
+        return _read(path)
+    if os.sep in name or os.path.isdir(name):
+        return _read(Path(os.path.expanduser(name)))
     known = sorted({*EMBEDDED, *(known for known, _ in installed())})
     raise BundleError(f"there is no bundle {name!r}", f"known: {', '.join(known)}; or name a folder")
 
@@ -78,10 +81,12 @@ def installed() -> list[tuple[str, Bundle | BundleError]]:
     """Every bundle by name; a damaged one stands there as its error."""
     found: list[tuple[str, Bundle | BundleError]] = []
     folder = bundles_folder()
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.is_dir() and not path.name.startswith("."):
+    with _errors_as_one_line():
+        paths = sorted(folder.iterdir()) if os.path.isdir(folder) else []
+    for path in paths:
+        if os.path.isdir(path) and not path.name.startswith("."):
             try:
-                found.append((path.name, read_bundle(path)))
+                found.append((path.name, _read(path)))
             except BundleError as error:
                 found.append((path.name, error))
     return found
@@ -90,7 +95,7 @@ def installed() -> list[tuple[str, Bundle | BundleError]]:
 def remove(name: str) -> None:
     """Delete an installed bundle; its manifest goes first, so that what is left never loads."""
     path = bundles_folder() / name
-    if not _is_plain(name) or not path.is_dir():
+    if not _is_plain(name) or not os.path.isdir(path):
         known = ", ".join(name for name, _ in installed()) or "none"
         raise BundleError(f"there is no bundle {name!r}", f"installed: {known}")
     with _errors_as_one_line(), _locked(name, silent):
@@ -122,10 +127,24 @@ def parts_folder(name: str) -> Path:
     raise BundleError(f"this installation carries no parts of {name}", "install dclocal again")
 
 
+def _read(path: Path) -> Bundle:
+    """`read_bundle`; whatever else a hostile manifest sets off is damage, too, and told on one line."""
+    try:
+        return read_bundle(path)
+    except Exception as error:
+        from dclocal.images import printable  # Pillow is not needed where all is well
+
+        if isinstance(error, BundleError):
+            raise BundleError(printable(error.problem), error.remedy) from error
+        raise BundleError(
+            f"{path} is damaged ({printable(str(error))[:200]})", "remove the bundle and pull it again"
+        ) from error
+
+
 def _ready(name: str, parts: Path) -> Bundle | None:
     """The bundle, if it is whole and made from these parts."""
     try:
-        bundle = read_bundle(bundles_folder() / name)
+        bundle = _read(bundles_folder() / name)
     except BundleError:
         return None
     current = hashlib.sha256((parts / "parts.json").read_bytes()).hexdigest()
@@ -163,7 +182,9 @@ def _build(name: str, parts: Path, source_dir: Path | None, progress: Progress) 
             target.replace(work / "replaced")
         out.replace(target)
     except Exception as error:  # native code reports a full disk in many ways: look while the half-made files are there
-        full = None if isinstance(error, BundleError) else _full_disk(folder)
+        full = folder if _speaks_of_full_disk(error) else None
+        if full is None and not isinstance(error, BundleError):
+            full = _full_disk(folder)
         if full is None:
             raise
         raise _disk_is_full(full) from error
@@ -179,6 +200,15 @@ def _remove_files(files: list[Path]) -> None:
     for file in files:
         with suppress(OSError):
             file.unlink()
+
+
+def _speaks_of_full_disk(error: BaseException | None) -> bool:
+    """Whether the error, or one that it came from, is or words a full disk, as pip, numpy and native code do."""
+    while error is not None:
+        if (isinstance(error, OSError) and error.errno in FULL) or FULL_IN_WORDS.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _full_disk(folder: Path) -> Path | None:
@@ -215,7 +245,7 @@ def _errors_as_one_line() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             raise _disk_is_full(home()) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise BundleError(

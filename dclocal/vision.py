@@ -9,6 +9,7 @@ import numpy as np
 
 from dclocal.bundle import Bundle
 from dclocal.errors import BundleError
+from dclocal.machine import usable_cores
 
 INPUT, OUTPUT = "pixels", "embeds"
 PREFERRED_PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
@@ -27,7 +28,7 @@ class VisionEncoder:
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        options.intra_op_num_threads = threads or 0
+        options.intra_op_num_threads = threads or usable_cores()
         known = onnxruntime.get_available_providers()
         providers = [provider for provider in PREFERRED_PROVIDERS if provider in known]
         try:

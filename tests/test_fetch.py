@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import http.server
 import io
 import threading
@@ -21,7 +22,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     """One path per way to answer."""
 
     def do_GET(self) -> None:
-        answers = {"/ok.png": self.picture, "/page": self.page, "/endless": self.endless, "/slow": self.slow}
+        answers = {"/ok.png": self.picture, "/page": self.page, "/endless": self.endless}
+        answers |= {"/slow": self.slow, "/trickle": self.trickle, "/bomb": self.bomb}
         if self.path == "/loop":
             self.send_response(302)
             self.send_header("Location", "/loop")
@@ -58,6 +60,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(b"\0" * 10)
             time.sleep(0.05)
 
+    def trickle(self) -> None:
+        """A header that never ends, each byte well within any timeout for silence."""
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Padding: ")
+        for _ in range(100):
+            self.wfile.write(b"x")
+            time.sleep(0.05)
+
+    def bomb(self) -> None:
+        """40 KB that unpack to 40 MB, and those to 40 GB in principle."""
+        self.send_response(200)
+        self.send_header("Content-Type", "image/png")
+        self.send_header("Content-Encoding", "gzip")
+        self.end_headers()
+        self.wfile.write(gzip.compress(b"\0" * (40 << 20)))
+
     def log_message(self, *_: object) -> None:
         """Quiet."""
 
@@ -82,6 +99,8 @@ def test_a_picture_is_fetched(server: str) -> None:
         ("/loop", "redirects"),
         ("/endless", "more than"),
         ("/slow", "took more"),
+        ("/trickle", "took more"),
+        ("/bomb", "packed as gzip"),
     ],
 )
 def test_bad_answers_end_in_one_clear_line(
@@ -91,9 +110,20 @@ def test_bad_answers_end_in_one_clear_line(
     if path == "/endless":
         monkeypatch.setattr(fetch, "MAX_BYTES", 1 << 20)
         monkeypatch.setattr(fetch, "DEADLINE_S", 30)
+    started = time.monotonic()
     with pytest.raises(ImageError, match=expected) as caught:
         load_image(server + path)
     assert "\n" not in str(caught.value)
+    assert path == "/endless" or time.monotonic() - started < 2  # /slow and /trickle go on for 5 s
+
+
+@pytest.mark.parametrize(
+    "address", ["http://a\nb/x.png", "http://[::1/x", "http://127.0.0.1:99999/", "http://", "HTTPS://ü…\0/"]
+)
+def test_addresses_that_are_none_end_in_one_clear_line(address: str) -> None:
+    with pytest.raises(ImageError, match="cannot be fetched") as caught:
+        load_image(address)
+    assert str(caught.value).isprintable()
 
 
 def test_nobody_listens() -> None:

@@ -17,6 +17,7 @@ from dclocal.errors import BundleError, PromptError
 from dclocal.formats import FORMATS
 from dclocal.llm import LLM
 from dclocal.prompt import Embeds, Message, Tokens, render, to_segments
+from tests.tiny_files import read_embeddings, write_tiny_gguf
 
 TEXT = "The capital of France is Paris, and the capital of Italy is"
 
@@ -29,7 +30,6 @@ def llm(sources: dict[str, Path]) -> Iterator[LLM]:
 
 @pytest.fixture(scope="module")
 def token_embeddings(sources: dict[str, Path]) -> np.ndarray:
-    """The model's own token embeddings."""
     return read_embeddings(sources["llm"])
 
 
@@ -177,36 +177,7 @@ def test_a_quiet_terminal(sources: dict[str, Path], capfd: pytest.CaptureFixture
 
 @pytest.fixture(scope="module")
 def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of two layers and width 32 whose tokens are bytes: token 4 + b is the byte b."""
-    from gguf import GGUFWriter, TokenType
-
-    path, random, width = tmp_path_factory.mktemp("tiny") / "tiny.gguf", np.random.default_rng(0), 32
-    tokens = ["<unk>", "<s>", "</s>", "<|halt|>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    writer = GGUFWriter(path, "llama")
-    sizes = {"context_length": 4096, "embedding_length": width, "block_count": 2, "feed_forward_length": 64}
-    for key, value in {**sizes, "attention.head_count": 2, "vocab_size": len(tokens)}.items():
-        writer.add_uint32(f"llama.{key}", value)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list(tokens)
-    writer.add_token_scores([0.0] * len(tokens))
-    writer.add_token_types([TokenType.UNKNOWN] + [TokenType.CONTROL] * 3 + [TokenType.BYTE] * 256)
-    writer.add_eos_token_id(2)
-    writer.add_add_space_prefix(False)
-    shapes = {"token_embd": (len(tokens), width), "output": (len(tokens), width)}
-    for layer in range(2):
-        shapes |= {f"blk.{layer}.attn_{name}": (width, width) for name in ("q", "k", "v", "output")}
-        shapes |= {f"blk.{layer}.ffn_{name}": (64, width) for name in ("gate", "up")}
-        shapes[f"blk.{layer}.ffn_down"] = (width, 64)
-    for name, shape in shapes.items():
-        writer.add_tensor(f"{name}.weight", random.standard_normal(shape, dtype=np.float32) * shape[1] ** -0.5)
-    for name in ("output_norm", *(f"blk.{layer}.{norm}_norm" for layer in range(2) for norm in ("attn", "ffn"))):
-        writer.add_tensor(f"{name}.weight", np.ones(width, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    return write_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
 
 
 @pytest.fixture
@@ -304,7 +275,6 @@ def test_text_of_another_encoding_is_the_users_mistake(tiny: LLM) -> None:
 def test_a_failure_is_told_by_its_own_reason(tmp_path: Path, tiny_gguf: Path) -> None:
     """In a process without logging, as the command line is: one line on stderr, and not an earlier file's reason."""
     damaged = {"first": b"GGUF" + b"\0" * 100, "cut": tiny_gguf.read_bytes()[:-64], "text": b"text" * 99}
-    files = [tiny_gguf, *(tmp_path / name for name in damaged)]
     for name, data in damaged.items():
         (tmp_path / name).write_bytes(data)
     program = """if True:
@@ -321,19 +291,13 @@ def test_a_failure_is_told_by_its_own_reason(tmp_path: Path, tiny_gguf: Path) ->
                 print(error.problem.partition("cannot be loaded: ")[2])
     """
     done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, files)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", program, str(tiny_gguf), *(str(tmp_path / name) for name in damaged)],
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     first, cut, text = done.stdout.splitlines()
     assert "version" in first and "not within the file bounds" in cut and "magic" in text, done.stdout
     assert done.stderr == ""
     with pytest.raises(BundleError, match="there is no language model"):
         LLM(tmp_path / "none.gguf", n_ctx=64)
-
-
-def read_embeddings(gguf_file: Path) -> np.ndarray:
-    """The file's token embeddings, float32 `[tokens, width]`, read by the gguf package."""
-    from gguf import GGUFReader
-    from gguf.quants import dequantize
-
-    table = next(tensor for tensor in GGUFReader(gguf_file).tensors if tensor.name == "token_embd.weight")
-    return np.ascontiguousarray(dequantize(table.data, table.tensor_type), np.float32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dclocal.formats import FORMATS
-from dclocal.prompt import Message, TokenRun, render, token_runs
+from dclocal.prompt import Message, Piece, TokenRun, render, token_runs
 
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -103,6 +103,18 @@ def test_text_between_special_tokens_is_tokenized_at_once() -> None:
     assert list(second.ids) == expected
     learnt = [token for token, target in zip(second.ids, second.targets) if target]
     assert learnt == [*sentencepiece("A cat.", False), -1, *sentencepiece("Yes.", False), -1]
+
+
+def test_a_token_across_a_border_belongs_to_the_answer() -> None:
+    """Some tokenizers join the space that leads an answer to what stands before it."""
+
+    def pairs(text: str, parse_special: bool) -> list[int]:
+        return [-1] if parse_special else [sum(map(ord, text[at : at + 2])) for at in range(0, len(text), 2)]
+
+    pieces = [Piece("abc"), Piece(" no", target=True), Piece("x")]
+    (run,) = token_runs(pieces, pairs)
+    assert isinstance(run, TokenRun) and list(run.ids) == pairs("abc nox", False)
+    assert run.targets == (False, True, True, False)  # "ab", "c ", "no", "x"
 
 
 def test_the_embedded_models_tokens_are_the_same_as_a_whole() -> None:

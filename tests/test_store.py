@@ -92,6 +92,10 @@ def test_new_parts_build_anew(setting: Path, own_home: Path) -> None:
     ("error", "expected", "line"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), BundleError, "is full"),
+        (OSError("49152 requested and 1024 written"), BundleError, "is full"),  # numpy
+        (RuntimeError("[ONNXRuntimeError] : 1 : FAIL : write: No space left on device"), BundleError, "is full"),
+        (BundleError("llama.cpp could not quantize: basic_ios::clear: iostream error"), BundleError, "is full"),
+        (BundleError("pip could not download x: [Errno 28] No space left on device"), BundleError, "is full"),
         (KeyboardInterrupt(), KeyboardInterrupt, ""),
         (BundleError("bad", "mend"), BundleError, "bad"),
     ],
@@ -133,6 +137,56 @@ def test_unknown_names_list_the_known(setting: Path) -> None:
     with pytest.raises(BundleError, match="known: dc-tiny"):
         store.pull("llava")
     for name in ("../bundles", ".", "", "none"):
+        with pytest.raises(BundleError, match="there is no bundle"):
+            store.remove(name)
+
+
+MANIFESTS = {
+    "a list": b"[]",
+    "a number": b"7",
+    "not a number": b"NaN",
+    "not UTF-8": b"\xff\xfe{}",
+    "deep": b"[" * 500_000,
+    "digits": b"1" * 10_000,
+    "flat groups": ("vision", "layer_groups", [1]),
+    "no number": ("sampling", "max_tokens", float("nan")),
+    "a long name": ("files", "x" * 5000, {"size_bytes": 1, "sha256": ""}),
+    "two lines": ("files", "a\nb", {"size_bytes": 1, "sha256": ""}),
+    "half a character": ("files", "\ud800", {"size_bytes": 1, "sha256": ""}),
+}
+
+
+@pytest.mark.parametrize("case", MANIFESTS)
+def test_a_hostile_manifest_is_a_damaged_bundle(setting: Path, own_home: Path, case: str) -> None:
+    """One such folder must not take the list of all bundles down, nor the next start."""
+    file, change = store.pull("dc-tiny", setting).path / "bundle.json", MANIFESTS[case]
+    if isinstance(change, tuple):
+        section, key, value = change
+        data = json.loads(file.read_text())
+        data[section][key] = value
+        change = json.dumps(data).encode()
+    file.write_bytes(change)
+    [(_, found)] = store.installed()
+    assert isinstance(found, BundleError) and str(found).isprintable()
+    with pytest.raises(BundleError):
+        store.open_bundle(str(file.parent))
+    assert store.pull("dc-tiny", setting).path == file.parent and not isinstance(store.installed()[0][1], BundleError)
+
+
+def test_a_home_that_is_a_file(setting: Path, own_home: Path) -> None:
+    own_home.write_text("mine")
+    assert store.installed() == []
+    with pytest.raises(BundleError, match="is not a folder and cannot become one — set DCLOCAL_HOME"):
+        store.pull("dc-tiny", setting)
+    with pytest.raises(BundleError, match="there is no bundle"):
+        store.remove("dc-tiny")
+    assert own_home.read_text() == "mine"
+
+
+def test_odd_names_are_unknown_names(setting: Path) -> None:
+    for name in ("a\0b", "x" * 5000, "~nosuchuser/bundle", "/" + "x" * 5000):
+        with pytest.raises(BundleError, match="there is no bundle|is not a bundle|is damaged"):
+            store.open_bundle(name)
         with pytest.raises(BundleError, match="there is no bundle"):
             store.remove(name)
 

@@ -21,7 +21,6 @@ from dclocal_models.vlm import DenseConnectorModel
 from dclocal_train.collate import Collator
 from dclocal_train.config import Recipe, StageConfig, load_recipe
 from dclocal_train.inputs import Pixels
-from dclocal_train.pictures import open_pictures
 from dclocal_train.run import stage_dataset
 from dclocal_train.stages import make_optimizer, prepare_stage, trained
 from dclocal_train.start import start_model
