@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    epilog='Examples: dclocal chat photo.jpg -p "What is this?"; cat photo.jpg | dclocal chat - -p "What is this?"'
+    epilog='Examples: dclocal chat photo.jpg -p "What is this?"; cat photo.jpg | dclocal chat - -p "What is this?"; '
+    "dclocal chat photo.jpg --checkpoint runs/mine --load-in-4bit"
 )
 @click.argument("images", nargs=-1, metavar="IMAGE...", type=click.Path())
 @click.option("-p", "--prompt", help="Ask this, print the answer and exit.")

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 
 from dclocal.bundle import Manifest
 from dclocal.errors import UserError
@@ -140,6 +139,8 @@ def _load(folder: Path, dtype: torch.dtype) -> tuple[DenseConnectorModel, Any]:
         raise CheckpointError(f"there is no folder {folder}", "name a checkpoint's folder")
     try:
         return load_model(folder, dtype=dtype)
-    except (OSError, SafetensorError) as error:  # transformers' word for a missing file, safetensors' for a cut one
+    except (UserError, ImportError, MemoryError):
+        raise
+    except Exception as error:  # transformers reports files that are missing or damaged by a dozen classes
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{folder} cannot be loaded: {reason}", "copy or train it again") from error
