@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,7 @@ def open_backend(
     the language model NF4 after its LoRA is merged.  Raises UserError: no such folder, or a partial, damaged or
     foreign one.
     """
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # ours says what is going on
+    _hush()
     if threads:
         torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -131,6 +130,14 @@ class TorchVision:
         embeds = encode_pixels(self._model, pixels)
         self.encoded_images += len(pixels)
         return embeds
+
+
+def _hush() -> None:
+    """Keep the libraries' own talk from the terminal: our progress says what is going on."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    logging.getLogger("bitsandbytes.backends").setLevel(logging.ERROR)  # it asks for a faster kernel than it needs
 
 
 def _load(folder: Path, dtype: torch.dtype) -> tuple[DenseConnectorModel, Any]:
