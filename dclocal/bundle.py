@@ -12,17 +12,21 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dclocal.errors import BundleError
 from dclocal.formats import PromptFormat
 from dclocal.typed_json import Reader
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FORMAT_VERSION = 1
 MANIFEST = "bundle.json"
 VISION_FILE = "vision.onnx"
 LLM_FILE = "llm.gguf"
 PARITY_FILE = "parity.json"
+NEWLINE_FILE = "newline.safetensors"
 MAX_MANIFEST_BYTES = 1 << 20
 
 
@@ -36,19 +40,25 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """How a picture becomes pixels `[3, size, size]`: `fit` is pad (mean colour to a square) or stretch."""
+    """How a picture becomes pixels `[3, size, size]`: `fit` is pad (mean colour to a square), stretch or anyres.
+
+    "anyres" makes several such tiles, on the one of `pinpoints` that fits best: (width, height) of canvases in
+    pixels, multiples of `size`; empty for the other two.
+    """
 
     size: int
     fit: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    pinpoints: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
 class VisionSpec:
     """What `vision.onnx` takes and gives: pixels by `image`, embeddings `[n, tokens, n_embd]`.
 
-    `grid` is (rows, columns) of the tokens; `connector` and `layer_groups` say how they were made.
+    `grid` is (rows, columns) of the tokens; `connector` and `layer_groups` say how they were made.  With AnyRes
+    both are of one tile, and `newline` names the file of the embedding that ends a row; None where there is none.
     """
 
     image: ImageSpec
@@ -59,6 +69,7 @@ class VisionSpec:
     connector: str
     layer_groups: tuple[tuple[int, ...], ...] = ()
     precision: str = "fp32"
+    newline: str | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +129,15 @@ class Bundle:
     def size_bytes(self) -> int:
         return sum(entry.size_bytes for entry in self.manifest.files.values())
 
+    def read_newline(self) -> np.ndarray | None:
+        """AnyRes's newline embedding, float32 `[n_embd]`; None where the model has none.  Raises BundleError."""
+        vision = self.manifest.vision
+        if vision.newline is None:
+            return None
+        from dclocal.picture import load_newline  # it needs numpy, which `bundle list` does not
+
+        return load_newline(self.path / vision.newline, vision.n_embd)
+
 
 def read_bundle(path: Path) -> Bundle:
     """Open the bundle in folder `path`: manifest read and typed, every member present with its size.
@@ -125,7 +145,8 @@ def read_bundle(path: Path) -> Bundle:
     Hashes are not computed here (see `verify`).  Raises BundleError.
     """
     manifest = parse_manifest(_read_manifest_text(path), where=str(path))
-    for name in (VISION_FILE, LLM_FILE):
+    newline = manifest.vision.newline
+    for name in (VISION_FILE, LLM_FILE, *([newline] if newline else [])):
         if name not in manifest.files:
             raise BundleError(f"the bundle {path} lists no {name}", "pull or export it again")
     for name, entry in manifest.files.items():
@@ -196,27 +217,11 @@ def parse_manifest(text: str, where: str) -> Manifest:
         raise BundleError(
             f"{where} has bundle format {version}, this dclocal reads up to {FORMAT_VERSION}", "upgrade dclocal"
         )
-    vision = reader.section("vision")
-    image = vision.section("image")
     sampling, video = reader.section("sampling"), reader.section("video")
     return Manifest(
         name=reader.take("name", str),
         description=reader.take("description", str),
-        vision=VisionSpec(
-            image=ImageSpec(
-                size=image.bounded("size", 1, 4096),
-                fit=image.choice("fit", ("pad", "stretch")),
-                mean=image.triple("mean"),
-                std=image.triple("std"),
-            ),
-            tokens=vision.bounded("tokens", 1, 65536),
-            grid=vision.pair("grid"),
-            n_embd=vision.bounded("n_embd", 1, 65536),
-            backbone=vision.take("backbone", str),
-            connector=vision.take("connector", str),
-            layer_groups=tuple(tuple(group) for group in vision.take("layer_groups", list)),
-            precision=vision.take("precision", str),
-        ),
+        vision=_vision_spec(reader.section("vision")),
         prompt=PromptFormat.from_dict(reader.take("prompt", dict)),
         n_ctx=reader.bounded("n_ctx", 1, 1 << 22),
         files={name: _file_entry(reader, name) for name in reader.peek("files", dict)},
@@ -234,6 +239,44 @@ def parse_manifest(text: str, where: str) -> Manifest:
         format_version=version,
         extra=reader.rest("files"),
     )
+
+
+def _vision_spec(vision: Reader) -> VisionSpec:
+    image = vision.section("image")
+    size, fit = image.bounded("size", 1, 4096), image.choice("fit", ("pad", "stretch", "anyres"))
+    spec = VisionSpec(
+        image=ImageSpec(size, fit, image.triple("mean"), image.triple("std"), _pinpoints(image, size, fit)),
+        tokens=vision.bounded("tokens", 1, 65536),
+        grid=vision.pair("grid"),
+        n_embd=vision.bounded("n_embd", 1, 65536),
+        backbone=vision.take("backbone", str),
+        connector=vision.take("connector", str),
+        layer_groups=tuple(tuple(group) for group in vision.take("layer_groups", list)),
+        precision=vision.take("precision", str),
+        newline=vision.choice("newline", (NEWLINE_FILE,)) if vision.data.get("newline") is not None else None,
+    )
+    if fit != "anyres" and spec.newline is not None:
+        raise BundleError(f"{vision.where}: 'newline' with fit {fit!r}", "it belongs to anyres: export it again")
+    if fit == "anyres" and (min(spec.grid) < 1 or spec.grid[0] * spec.grid[1] != spec.tokens):
+        raise BundleError(
+            f"{vision.where}: {spec.tokens} tokens on a grid of {spec.grid}", "anyres needs a token per cell"
+        )
+    return spec
+
+
+def _pinpoints(image: Reader, size: int, fit: str) -> tuple[tuple[int, int], ...]:
+    """The canvases of AnyRes; bundles from before it have no such key."""
+    found = image.take("pinpoints", list) if "pinpoints" in image.data else []
+    if fit != "anyres":
+        if found:
+            raise BundleError(f"{image.where}: 'pinpoints' with fit {fit!r}", "they belong to anyres: export it again")
+        return ()
+    from dclocal.anyres import parse_pinpoints  # it needs numpy and Pillow, which `bundle list` does not
+
+    try:
+        return parse_pinpoints(found, size)
+    except BundleError as error:
+        raise BundleError(f"{image.where}: {error.problem}", error.remedy) from error
 
 
 def _read_manifest_text(path: Path) -> str:

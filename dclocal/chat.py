@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dclocal.bundle import Bundle, Sampling
+from dclocal.bundle import Manifest, Sampling
 from dclocal.errors import PromptError
 from dclocal.prompt import Embeds, Message, Segment, Tokens, render, to_segments
 
@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from dclocal.llm import Prefill
+
+
+class Model(Protocol):
+    """What a session needs of `bundle.Bundle`: what the model is, and AnyRes's newline embedding."""
+
+    @property
+    def manifest(self) -> Manifest: ...
+    def read_newline(self) -> np.ndarray | None: ...
 
 
 class Vision(Protocol):
@@ -102,10 +110,11 @@ Event = ImageEncoded | PromptReady | TextPiece | Answered
 
 
 class ChatSession:
-    """One conversation with a bundle; `messages` is what was said so far."""
+    """One conversation with a bundle, or with what describes itself as one; `messages` is what was said so far."""
 
-    def __init__(self, bundle: Bundle, vision: Vision, llm: LanguageModel, system: str = ""):
+    def __init__(self, bundle: Model, vision: Vision, llm: LanguageModel, system: str = ""):
         self.bundle, self.vision, self.llm = bundle, vision, llm
+        self._newline = bundle.read_newline()
         self.system = system
         self._images: dict[str, Image] = {}
         self._embeds: dict[str, np.ndarray] = {}
@@ -137,12 +146,13 @@ class ChatSession:
     ) -> Iterator[Event]:
         """Ask, yielding events; closing the iterator early keeps what was answered so far.
 
-        Raises PromptError for an empty question or one that does not fit the context.
+        Raises PromptError for an empty question, or pictures or a conversation that do not fit the context.
         """
         if not text.strip():
             raise PromptError("the question is empty", "ask something")
         started = time.perf_counter()
         keys = tuple(attachment.key for attachment in images)
+        self._check_room(keys)
         encoded = [self._encode(key) for key in keys]
         yield from encoded
         question = Message("user", text.strip(), keys)
@@ -184,14 +194,26 @@ class ChatSession:
         )
         yield Answered("".join(pieces).strip(), stats)
 
+    def _check_room(self, keys: Sequence[str]) -> None:
+        """Refuse pictures that fill the context by themselves, before the time to encode them is spent."""
+        from dclocal.picture import picture_tokens
+
+        spec = self.bundle.manifest.vision
+        tokens = sum(picture_tokens(self._images[key].size, spec) for key in keys)
+        if tokens >= self.llm.n_ctx:
+            which = "the picture takes" if len(keys) == 1 else f"the {len(keys)} pictures take"
+            raise PromptError(
+                f"{which} {tokens} tokens, the context holds {self.llm.n_ctx}", "send fewer or smaller pictures"
+            )
+
     def _encode(self, key: str) -> ImageEncoded:
-        from dclocal.images import to_pixels
+        from dclocal.picture import encode_picture
 
         started = time.perf_counter()
         cached = key in self._embeds
         if not cached:
-            pixels = to_pixels([self._images[key]], self.bundle.manifest.vision.image)
-            self._embeds[key] = self.vision.encode(pixels)[0]
+            spec = self.bundle.manifest.vision
+            self._embeds[key] = encode_picture(self._images[key], spec, self.vision.encode, self._newline)
         return ImageEncoded(key, cached, _milliseconds_since(started))
 
     def _new_segments(self, question: Message) -> list[Segment]:

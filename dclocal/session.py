@@ -1,15 +1,21 @@
-"""Opening what a conversation needs: pictures first, so that bad input fails at once, then the two models together."""
+"""Opening what a conversation needs: pictures first, so that bad input fails at once, then the two models together.
+
+A bundle is run by this package; a PyTorch checkpoint by a backend that another package brings, found by name in
+the entry-point group `dclocal.backends`.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dclocal.bundle import Bundle
-from dclocal.errors import ImageError
+from dclocal.errors import BundleError, ImageError, UserError
 from dclocal.images import MAX_FILE_BYTES, load_image
+from dclocal.progress import Progress, silent
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -17,6 +23,8 @@ if TYPE_CHECKING:
     from dclocal.chat import ChatSession
 
 STANDARD_INPUT = "-"
+BACKENDS = "dclocal.backends"
+TORCH = "torch"
 
 
 def load_images(sources: Sequence[str]) -> list[Image]:
@@ -36,6 +44,32 @@ def open_session(bundle: Bundle, *, system: str = "", threads: int | None = None
         vision = pool.submit(VisionEncoder, bundle, threads)
         llm = LLM(bundle.llm_path, n_ctx=bundle.manifest.n_ctx, threads=threads)
         return ChatSession(bundle, vision.result(), llm, system)
+
+
+def open_checkpoint_session(
+    folder: Path,
+    *,
+    load_in_4bit: bool = False,
+    system: str = "",
+    threads: int | None = None,
+    progress: Progress = silent,
+) -> ChatSession:
+    """A ready session on a PyTorch checkpoint, not yet exported.
+
+    Raises UserError where no backend for it is installed, or the folder is not a whole checkpoint.
+    """
+    from importlib.metadata import entry_points
+
+    from dclocal.chat import ChatSession
+
+    if not folder.is_dir():  # said before PyTorch is loaded, which takes seconds
+        raise BundleError(f"there is no folder {folder}", "name a checkpoint's folder")
+    backend = next(iter(entry_points(group=BACKENDS, name=TORCH)), None)
+    if backend is None:
+        raise UserError("nothing here runs PyTorch checkpoints", "pip install 'dclocal[train]'")
+    open_backend = backend.load()
+    model, vision, llm = open_backend(folder, load_in_4bit=load_in_4bit, threads=threads, progress=progress)
+    return ChatSession(model, vision, llm, system)
 
 
 def _read_standard_input() -> bytes:

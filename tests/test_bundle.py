@@ -6,11 +6,22 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from dclocal.bundle import MANIFEST, Bundle, describe_files, parse_manifest, read_bundle, verify, write_manifest
+from dclocal.bundle import (
+    MANIFEST,
+    NEWLINE_FILE,
+    Bundle,
+    describe_files,
+    parse_manifest,
+    read_bundle,
+    verify,
+    write_manifest,
+)
 from dclocal.errors import BundleError
 from dclocal.fake import fake_bundle
+from dclocal.picture import save_newline
 
 
 @pytest.fixture
@@ -91,4 +102,52 @@ def test_half_a_manifest_is_no_bundle(small: Bundle) -> None:
         read_bundle(small.path)
     (small.path / MANIFEST).write_text(text[: len(text) // 2])
     with pytest.raises(BundleError, match="not JSON"):
+        read_bundle(small.path)
+
+
+def tiled(bundle: Bundle, **changes: object) -> None:
+    """Make the manifest's pictures AnyRes's, with its newline embedding beside it; `changes` are of `vision`."""
+    save_newline(np.arange(8), bundle.path / NEWLINE_FILE)
+    vision = json.loads((bundle.path / MANIFEST).read_text())["vision"]
+    image = {**vision["image"], "fit": "anyres", "pinpoints": [[32, 16], [16, 32]]} | changes.pop("image", {})  # type: ignore[operator]
+    files = {name: dataclasses.asdict(entry) for name, entry in describe_files(bundle.path).items()}
+    edit(bundle, files=files, vision={**vision, "newline": NEWLINE_FILE, "image": image, **changes})
+
+
+def test_tiled_pictures_travel_in_a_bundle(small: Bundle) -> None:
+    tiled(small)
+    again = read_bundle(small.path)
+    assert again.manifest.vision.image.pinpoints == ((32, 16), (16, 32))
+    assert again.read_newline().tolist() == list(range(8))  # type: ignore[union-attr]
+    assert read_bundle(write_manifest(small.path, again.manifest).path) == again
+    (small.path / NEWLINE_FILE).unlink()
+    with pytest.raises(BundleError, match=r"newline.safetensors is missing"):
+        read_bundle(small.path)
+
+
+def test_bundles_from_before_tiles_still_open(small: Bundle) -> None:
+    vision = json.loads((small.path / MANIFEST).read_text())["vision"]
+    del vision["newline"], vision["image"]["pinpoints"]
+    edit(small, vision=vision)
+    again = read_bundle(small.path)
+    assert again.manifest == small.manifest and again.read_newline() is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"image": {"pinpoints": []}}, "vision: image: image_grid_pinpoints"),
+        ({"image": {"pinpoints": [[32, 17]]}}, "multiples of the tile's 16 pixels"),
+        ({"image": {"pinpoints": [[16 * 65, 16]]}}, "at most 64 tiles"),
+        ({"image": {"pinpoints": "[(32, 16)]"}}, "'pinpoints' is"),
+        ({"image": {"fit": "pad"}}, "'pinpoints' with fit 'pad'"),
+        ({"image": {"fit": "pad", "pinpoints": []}}, "'newline' with fit 'pad'"),
+        ({"newline": "../newline.safetensors"}, "known: newline.safetensors"),
+        ({"grid": [2, 3]}, "a token per cell"),
+        ({"grid": [-2, -2]}, "a token per cell"),
+    ],
+)
+def test_crooked_tiles_are_named(small: Bundle, changes: dict[str, object], expected: str) -> None:
+    tiled(small, **changes)
+    with pytest.raises(BundleError, match=expected):
         read_bundle(small.path)

@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -16,11 +17,16 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    epilog='Examples: dclocal chat photo.jpg -p "What is this?"; cat photo.jpg | dclocal chat - -p "What is this?"'
+    epilog='Examples: dclocal chat photo.jpg -p "What is this?"; cat photo.jpg | dclocal chat - -p "What is this?"; '
+    "dclocal chat photo.jpg --checkpoint runs/mine --load-in-4bit"
 )
 @click.argument("images", nargs=-1, metavar="IMAGE...", type=click.Path())
 @click.option("-p", "--prompt", help="Ask this, print the answer and exit.")
 @click.option("--bundle", "bundle_name", metavar="BUNDLE", help="A bundle's name or folder.  [default: dc-tiny]")
+@click.option(
+    "--checkpoint", metavar="DIR", type=click.Path(path_type=Path), help="Run a PyTorch checkpoint, not yet exported."
+)
+@click.option("--load-in-4bit", is_flag=True, help="The checkpoint's language model in 4 bits (NF4).")
 @click.option("--max-tokens", type=click.IntRange(1), help="The answer's greatest length.")
 @click.option("--temperature", type=click.FloatRange(0, 5), help="0 takes the likeliest token each time.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed for a temperature above 0.")
@@ -31,6 +37,8 @@ def chat(
     images: tuple[str, ...],
     prompt: str | None,
     bundle_name: str | None,
+    checkpoint: Path | None,
+    load_in_4bit: bool,
     max_tokens: int | None,
     temperature: float | None,
     seed: int,
@@ -41,9 +49,13 @@ def chat(
     """Ask about pictures: paths, URLs, or - for standard input.  Without -p, a conversation."""
     from dclocal.errors import PromptError
     from dclocal.progress import for_terminal
-    from dclocal.session import STANDARD_INPUT, load_images, open_session
+    from dclocal.session import STANDARD_INPUT, load_images, open_checkpoint_session, open_session
     from dclocal.store import open_bundle
 
+    if checkpoint is not None and bundle_name is not None:
+        raise click.UsageError("--bundle and --checkpoint name two models: give one")
+    if load_in_4bit and checkpoint is None:
+        raise click.UsageError("--load-in-4bit needs --checkpoint DIR: a bundle has its own precision")
     if sys.stdin is None and (prompt is None or STANDARD_INPUT in images):
         raise click.UsageError("standard input is closed: add < /dev/null")
     if prompt is None and STANDARD_INPUT not in images and not sys.stdin.isatty():
@@ -56,8 +68,12 @@ def chat(
         raise click.UsageError("--temperature nan is not a number from 0 to 5")
     pictures = load_images(images)
     with for_terminal() as progress:
-        bundle = open_bundle(bundle_name, progress)
-    session = open_session(bundle, system=system, threads=threads)
+        if checkpoint is None:
+            session = open_session(open_bundle(bundle_name, progress), system=system, threads=threads)
+        else:
+            session = open_checkpoint_session(
+                checkpoint, load_in_4bit=load_in_4bit, system=system, threads=threads, progress=progress
+            )
     attachments = [session.attach(picture) for picture in pictures]
     options: dict[str, object] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     if prompt is None:
@@ -68,7 +84,7 @@ def chat(
     answered = ask(session, prompt, attachments, options, quiet=as_json)
     if as_json:
         stats = dataclasses.asdict(answered.stats)
-        print(json.dumps({"answer": answered.answer, "bundle": bundle.manifest.name, "stats": stats}))
+        print(json.dumps({"answer": answered.answer, "bundle": session.bundle.manifest.name, "stats": stats}))
 
 
 def ask(
