@@ -262,6 +262,7 @@ def test_lora_is_applied_and_not_merged(form: str, tmp_path: Path) -> None:
     assert is_llava_checkpoint(folder)
     model, tokenizer = open_llava_checkpoint(folder, vision_tower=tmp_path / "tower")
     merged = layout.make_llm()
+    merged.lm_head.weight.data = torch.load(folder / "non_lora_trainables.bin")["base_model.model.lm_head.weight"]
     adapter = load_file(folder / form) if form.endswith("safetensors") else torch.load(folder / form)
     for name in adapter:
         if name.endswith("lora_A.weight"):
@@ -271,6 +272,7 @@ def test_lora_is_applied_and_not_merged(form: str, tmp_path: Path) -> None:
     compare(model, tokenizer, merged, expected, pixels(), tmp_path / "ours")
     assert hasattr(model.llm, "peft_config") and (tmp_path / "ours" / "adapter").is_dir()
     assert model.config.provenance["kind"] == "lora"
+    assert not any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
 
     lost = {name: value for name, value in adapter.items() if "layers.1.self_attn.v_proj.lora_B" not in name}
     (folder / form).unlink()
@@ -278,6 +280,18 @@ def test_lora_is_applied_and_not_merged(form: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="missing base_model.model.model.layers.1.self_attn.v_proj.lora_B.weight"):
         open_llava_checkpoint(folder, vision_tower=tmp_path / "tower")
     config = json.loads((folder / "adapter_config.json").read_text())
+    save_file(adapter, folder / "adapter_model.safetensors")
+    for change, message in (
+        ({"r": 8}, r"lora_A.weight is \[4, 16\], expected \[8, 16\]"),
+        ({"r": 10**9}, "its rank is 1000000000, no side of .* is longer than 16"),
+        ({"rank_pattern": {"q_proj": 10**9}}, "no side of"),
+        ({"peft_type": "LOKR"}, "peft_type: 'LOKR'"),
+        ({"modules_to_save": ["lm_head"]}, "only LoRA with no other modules"),
+        ({"target_modules": ["c_proj"]}, "adapter_config.json does not fit the model"),
+    ):
+        (folder / "adapter_config.json").write_text(json.dumps({**config, **change}))
+        with pytest.raises(CheckpointError, match=message):
+            open_llava_checkpoint(folder, vision_tower=tmp_path / "tower")
     (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "lmsys/vicuna"}))
     with pytest.raises(CheckpointError, match="holds a lora without its language model"):
         open_llava_checkpoint(folder, vision_tower=tmp_path / "tower")
@@ -295,7 +309,10 @@ def write_lora(folder: Path, llm: Any, projector: layout.Tensors, form: str, bas
             adapter[f"{name}.lora_A.weight"] = torch.randn(4, layout.N_EMBD)
             adapter[f"{name}.lora_B.weight"] = torch.randn(layout.N_EMBD, 4)
     save_file(adapter, folder / form) if form.endswith("safetensors") else torch.save(adapter, folder / form)
-    torch.save({f"base_model.model.{k}": v for k, v in projector.items()}, folder / "non_lora_trainables.bin")
+    trained = {**projector, "lm_head.weight": layout.make_llm(seed=8).lm_head.weight.data}
+    torch.save(
+        {f"base_model.model.{name}": value for name, value in trained.items()}, folder / "non_lora_trainables.bin"
+    )
 
 
 @pytest.mark.parametrize("aux_inside", [True, False])
@@ -351,8 +368,9 @@ def test_a_towers_architecture_is_known_by_its_name(tmp_path: Path, monkeypatch:
     """Weights inside and a name from the authors' disk: no folder and no network is needed."""
     import transformers
 
-    for name, config in llava_tower.KNOWN_TOWERS.items():
-        assert config["image_size"] == (224 if name.endswith("14") else int(name[-3:]))
+    known = llava_tower.KNOWN_TOWERS.values()
+    sizes = [(tower["hidden_size"], tower["num_hidden_layers"], tower["image_size"] // 14) for tower in known]
+    assert sizes == [(1024, 24, 16), (1024, 24, 24), (1152, 27, 27)]
     tower = layout.make_tower("clip")
     tiny = {**layout.TOWER, "model_type": "clip_vision_model", "num_hidden_layers": 24}
     monkeypatch.setitem(llava_tower.KNOWN_TOWERS, "tiny-clip", tiny)

@@ -196,7 +196,7 @@ def _assemble(
     try:
         with init_empty_weights(include_buffers=False):
             model = DenseConnectorModel(config, llm)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
         raise CheckpointError(
             f"the configuration makes no model ({brief(error)})", "are its parts of one model?"
         ) from error

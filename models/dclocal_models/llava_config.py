@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from inspect import signature
 from typing import Any
 
 from dclocal.formats import FORMATS
@@ -56,7 +57,8 @@ REFUSED = {
     "image_global": "Mini-Gemini's HD grid is not supported",
 }
 """Keys that change what a model answers, in ways that cannot be expressed here, unless they are unset."""
-NOT_THE_LLMS = ("model_type", "architectures", "auto_map", "torch_dtype", "dtype", "transformers_version")
+SHARED_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings")
+"""Keys of every language model; the others are the parameters of its own config class."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def llm_config(config: Mapping[str, Any]) -> Any:
     if not isinstance(kind, str) or kind not in LLM_TYPES:
         raise CheckpointError(f"{CONFIG_FILE} says model_type: {kind!r:.60}", f"known: {', '.join(sorted(LLM_TYPES))}")
     config_class = CONFIG_MAPPING[LLM_TYPES[kind]]
-    known = config_class().to_dict().keys() - set(NOT_THE_LLMS)
+    known = {*signature(config_class.__init__).parameters, *SHARED_KEYS} - {"self", "kwargs"}
     try:
         return config_class(**{key: value for key, value in config.items() if key in known})
     except Exception as error:  # whatever a class makes of values it does not expect

@@ -46,18 +46,21 @@ def add_lora(llm: Any, folder: Path) -> Any:
             f"peft_type: {settings.get('peft_type')!r:.40}, modules_to_save: {settings.get('modules_to_save')!r:.60}"
         )
         raise CheckpointError(f"adapter_config.json says {problem}", "only LoRA with no other modules can be opened")
+    stored = open_either(folder, "adapter_model")
+    largest = max((size for tensor in stored.values() for size in tensor.shape), default=0)
     try:
         config = LoraConfig.from_pretrained(str(folder))
+        if max(config.r, *(config.rank_pattern or {"": 0}).values()) > largest:
+            raise ValueError(f"its rank is {config.r}, no side of adapter_model's tensors is longer than {largest}")
         config.base_model_name_or_path = None
-        model = get_peft_model(llm, config)
+        model = get_peft_model(llm, config, low_cpu_mem_usage=True)
     except Exception as error:  # whatever peft makes of layers that do not exist
         raise CheckpointError(
             f"adapter_config.json does not fit the model ({brief(error)})", "is base another?"
         ) from error
-    stored = open_either(folder, "adapter_model")
     require_fit(get_peft_model_state_dict(model, save_embedding_layers=False), stored, "adapter_model")
     tensors = {name: read_tensor(tensor, name, torch.float32, finite=True) for name, tensor in stored.items()}
-    set_peft_model_state_dict(model, tensors)
+    set_peft_model_state_dict(model, tensors, low_cpu_mem_usage=True)
     return model.eval()
 
 
