@@ -177,7 +177,11 @@ def _model_config(
 
 
 def _require_dense_query(tensors: dict[str, Stored], tower: Tower) -> None:
-    """Mini-Gemini mines for dense features alone, three times as wide as the tower."""
+    """Mining is for dense features alone, three times as wide as the tower.
+
+    The published DenseConnector-with-mgm-7B mines for features of the tower's own width (`mm_hidden_size_uni` 1024),
+    so it is refused here rather than answered wrongly.
+    """
     query = tensors.get(QUERY_NAME)
     width = tower.settings["hidden_size"]
     if query is not None and query.shape != (3 * width,):

@@ -97,6 +97,8 @@ def read_settings(config: Mapping[str, Any]) -> LlavaSettings:
             f"{CONFIG_FILE} says anyres with sti", "its pooled tokens have no place in the tiles' map"
         )
     aux_tower = _text(config, "mm_vision_tower_aux")
+    if aux_tower and kind is None:
+        kind = "dci"  # the one that was released on Mini-Gemini, whose config does not name it
     return LlavaSettings(
         connector=CONNECTORS[kind],
         select_layer=_whole(config, "mm_vision_select_layer"),
