@@ -97,21 +97,25 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """Put `tensors` into `module`; raises CheckpointError naming what is missing, surplus or of another shape."""
-    wanted = module.state_dict()
-    missing, surplus = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
-    shapes = [
-        f"{name} is {list(tensors[name].shape)}, expected {list(tensor.shape)}"
-        for name, tensor in wanted.items()
-        if name in tensors and tensors[name].shape != tensor.shape
-    ]
-    problems = [f"missing {_some(missing)}"] * bool(missing) + [f"surplus {_some(surplus)}"] * bool(surplus)
-    problems += shapes[:3]
-    if problems:
-        raise CheckpointError(f"{where} does not fit its config: {'; '.join(problems)}", "is it of another model?")
+    require_fit(module.state_dict(), tensors, where)
     module.load_state_dict(tensors)
 
 
-def _some(names: list[str]) -> str:
+def require_fit(wanted: Mapping[str, Any], found: Mapping[str, Any], where: str) -> None:
+    """Compare names and shapes; raises CheckpointError naming what is missing, surplus or of another shape."""
+    missing, surplus = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    shapes = [
+        f"{name} is {list(found[name].shape)}, expected {list(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in found and tuple(found[name].shape) != tuple(tensor.shape)
+    ]
+    problems = [f"missing {some(missing)}"] * bool(missing) + [f"surplus {some(surplus)}"] * bool(surplus)
+    problems += shapes[:3] + [f"{len(shapes) - 3} more shapes differ"] * (len(shapes) > 3)
+    if problems:
+        raise CheckpointError(f"{where} does not fit its config: {'; '.join(problems)}", "is it of another model?")
+
+
+def some(names: list[str]) -> str:
     """The first names of many."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
