@@ -69,7 +69,8 @@ def pretrain(
     plan = [side for side, share in GRIDS for _ in range(round(share * steps))]
     rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, len(plan), pct_start=0.05)
     last, table = 0.0, llm.get_input_embeddings()
-    for step, side in enumerate(tqdm(plan, desc="symbolic pictures", unit="step")):
+    bar = tqdm(plan, desc="symbolic pictures", unit="step")
+    for step, side in enumerate(bar):
         small = max(4, batch * 36 // (side * side))
         examples, cells = [], []
         for row in range(small):
@@ -87,6 +88,7 @@ def pretrain(
         rates.step()
         optimizer.zero_grad()
         last = 0.98 * last + 0.02 * loss.item() if last else loss.item()
+        bar.set_postfix(loss=f"{last:.3f}")
     return last
 
 
