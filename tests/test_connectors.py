@@ -171,7 +171,7 @@ def test_a_convolutional_map_joins_on_the_channel_axis() -> None:
 
 
 def test_patch_info_mining_against_numpy() -> None:
-    """Mini-Gemini: each dense token attends to its own region of the fine map, and no other."""
+    """Mini-Gemini: each token's final feature attends to its own region of the fine map, and no other."""
     connector = make(conv_channels=5, fusion="mining").double()
     fine = torch.randn(2, 5, 24, 18, dtype=torch.float64)
     inputs = [state.double() for state in states()]
@@ -179,7 +179,8 @@ def test_patch_info_mining_against_numpy() -> None:
     weights = as_numpy(connector)
     for picture in range(2):
         dense = paper.dci([state[picture].numpy() for state in inputs], FINAL, [range(0, 4), range(4, 8)], "mean")
-        mined = paper.mining(dense, fine[picture].numpy(), GRID, weights)
+        mined = dense.copy()
+        mined[:, :WIDTH] = paper.mining(dense[:, :WIDTH], fine[picture].numpy(), GRID, weights)
         expected = paper.efficient(paper.project(mined, weights), GRID, (4, 3))
         np.testing.assert_allclose(found[picture], expected, atol=1e-9)
     with pytest.raises(ValueError, match="does not divide"):

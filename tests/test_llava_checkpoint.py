@@ -316,12 +316,12 @@ def write_lora(folder: Path, llm: Any, projector: layout.Tensors, form: str, bas
 
 
 @pytest.mark.parametrize("aux_inside", [True, False])
-def test_mini_gemini_with_dense_queries(aux_inside: bool, tmp_path: Path) -> None:
-    """DCI on the CLIP branch is the query; ConvNeXt, from OpenCLIP's names, is key and value."""
+def test_mini_gemini_with_dci(aux_inside: bool, tmp_path: Path) -> None:
+    """The final CLIP feature is the query, ConvNeXt, from OpenCLIP's names, key and value; DCI's groups then join."""
     tower, folder = layout.make_tower("clip"), tmp_path / "published"
     prefix = "model.vision_tower_aux.vision_" if aux_inside else "visual.trunk."
     aux = layout.make_convnext(prefix)
-    mining = mining_tensors(3 * layout.WIDTH, 4 + 4 + 6 + 6)
+    mining = mining_tensors(layout.WIDTH, 4 + 4 + 6 + 6)
     inside = {**layout.tower_tensors(tower), **mining, **(aux if aux_inside else {})}
     keys = {"model_type": "mgm", "mm_vision_tower_aux": "zoo/openclip-convnext", "image_size_aux": 64, "image_grid": 1}
     llm, projector = write_full(folder, tower, inside=inside, **keys)
@@ -349,14 +349,17 @@ def test_mini_gemini_with_dense_queries(aux_inside: bool, tmp_path: Path) -> Non
         for part in ("0.weight", "0.bias", "1.weight", "1.bias")
     }
     tokens = layout.dense("dci", "clip", tower, low)
-    mined = [paper.mining(array, fine[picture], layout.GRID, weights) for picture, array in enumerate(tokens)]
+    mined = []
+    for picture, array in enumerate(tokens):
+        final, groups = array[:, : layout.WIDTH], array[:, layout.WIDTH :]
+        final = paper.mining(final, fine[picture], layout.GRID, weights)
+        mined.append(np.concatenate([final, groups], axis=1))
     compare(model, tokenizer, llm, layout.project(mined, projector), seen, tmp_path / "ours")
     assert model.config.vision.backbone == "clip+convnext" and model.config.vision.conv["depths"] == [1, 2, 1, 1]
 
-    # As published: mined for the tower's own width, which cannot be expressed.
-    narrow = {**inside, **mining_tensors(layout.WIDTH, 20)}
-    layout.write_weights(folder, {**layout.llm_tensors(llm), **projector, **narrow})
-    with pytest.raises(CheckpointError, match=r"query_projector.0.weight is \[8\].*only a width of 24"):
+    wide = {**inside, **mining_tensors(3 * layout.WIDTH, 20)}
+    layout.write_weights(folder, {**layout.llm_tensors(llm), **projector, **wide})
+    with pytest.raises(CheckpointError, match=r"query_projector.0.weight is \[24\].*only a width of 8"):
         open_llava_checkpoint(folder, **places)
 
 

@@ -113,6 +113,40 @@ def test_a_killed_run_goes_on_to_the_same_losses(recipe: dict[str, Any], tmp_pat
     assert [entry["loss"] for entry in again] == pytest.approx([entry["loss"] for entry in whole], abs=2e-4)
 
 
+def test_shards_are_left_behind_after_each_stage(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where processes held the model in shards, the next stage and the checkpoint start from what was written:
+    the same model comes out, and nothing of the sharded one is used again."""
+    import torch
+
+    from dclocal_train import run as module
+    from dclocal_train.config import load_recipe
+
+    stages = [{**recipe["stages"][0], "name": name, "steps": 3} for name in ("one", "two")]
+    del stages[0]["lora"]
+    checkpoints = []
+    for sharded in (False, True):
+        out = tmp_path / f"sharded-{sharded}"
+        file = tmp_path / f"{sharded}.yaml"
+        file.write_text(yaml.safe_dump({**recipe, "output": str(out), "stages": stages}))
+        real = module.run_stage
+
+        def ruined(model: Any, *others: Any, real: Any = real, sharded: bool = sharded) -> bool:
+            real(model, *others)
+            for parameter in model.parameters() if sharded else ():
+                torch.nn.init.zeros_(parameter)
+            return sharded
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "run_stage", ruined)
+            checkpoints.append(module.train(load_recipe(file), None))
+    for name in ("connector.safetensors", "vision.safetensors", "adapter/adapter_model.safetensors"):
+        whole, rebuilt = (load_file(folder / name) for folder in checkpoints)
+        for key, tensor in whole.items():
+            assert torch.equal(tensor, rebuilt[key]) and tensor.any() == rebuilt[key].any(), key
+
+
 def test_qlora_trains_and_saves_what_it_trained_on(recipe: dict[str, Any], tmp_path: Path) -> None:
     """4-bit NF4 base, LoRA, 8-bit optimizer, gradient checkpointing, by the command line; the checkpoint opens
     without bitsandbytes and holds the very weights that the adapter was trained on."""

@@ -19,7 +19,7 @@ from dclocal.formats import FORMATS
 from dclocal.progress import Progress, silent
 from dclocal_models.answer import encode_pixels, newline_array, vision_spec
 from dclocal_models.checkpoint import CheckpointError
-from dclocal_models.checkpoint import load_checkpoint as load_model  # `open.open_checkpoint`, once it is there
+from dclocal_models.open import open_checkpoint
 from dclocal_models.registry import lookup
 from dclocal_models.torch_llm import TorchLLM
 from dclocal_models.vlm import DenseConnectorModel
@@ -145,7 +145,7 @@ def _load(folder: Path, dtype: torch.dtype) -> tuple[DenseConnectorModel, Any]:
     if not folder.is_dir():
         raise CheckpointError(f"there is no folder {folder}", "name a checkpoint's folder")
     try:
-        return load_model(folder, dtype=dtype)
+        return open_checkpoint(folder, dtype=dtype)
     except (UserError, ImportError, MemoryError):
         raise
     except Exception as error:  # transformers reports files that are missing or damaged by a dozen classes

@@ -32,7 +32,8 @@ class ConnectorConfig:
     neighbours among the layers from `first_layer` to the final one; what does not divide is left out next to
     the final layer.  `reduce`: a group's mean (the released code) or sum (the paper).  `token_grid`: (rows,
     columns) after the interpolation, by default half of each side.  `fusion`: how a second, convolutional
-    tower's map joins: "concat" on the channel axis, or "mining" (Mini-Gemini).
+    tower's map joins: "concat" on the channel axis, or "mining" (Mini-Gemini), by which the final feature takes up
+    what it finds there before the dense ones join it.
     """
 
     kind: str = "dci"
@@ -99,7 +100,7 @@ class Connector(nn.Module):
             raise ValueError(f"connector {config.kind} adds tokens, so a convolutional tower cannot join it")
         self.mining: PatchInfoMining | None = None
         if conv_channels and config.fusion == "mining":
-            self.mining = PatchInfoMining(self.dense_width, conv_channels)
+            self.mining = PatchInfoMining(width, conv_channels)
         joined = conv_channels if config.fusion == "concat" else 0
         self.projector = nn.Sequential(
             nn.Linear(self.dense_width + joined, n_embd), nn.GELU(), nn.Linear(n_embd, n_embd)
@@ -135,7 +136,8 @@ class Connector(nn.Module):
         second tower, its map `[n, conv_channels, r, c]`."""
         features = dense
         if self.mining is not None and conv_map is not None:
-            features = self.mining(dense, conv_map, self.grid)
+            mined = self.mining(dense[..., : self.width], conv_map, self.grid)
+            features = torch.cat([mined, dense[..., self.width :]], dim=-1)
         elif conv_map is not None:
             resampled = resample(conv_map, self.grid)
             features = torch.cat([dense, resampled.flatten(2).transpose(1, 2)], dim=-1)

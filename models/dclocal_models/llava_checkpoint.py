@@ -105,7 +105,7 @@ def open_llava_checkpoint(
         "prompt": f"{chosen}, {'asked for' if prompt else 'by the language model and its tokenizer'}",
     }
     config = replace(config, provenance=provenance)
-    _require_dense_query(parts["connector"], tower)
+    _require_tower_wide_query(parts["connector"], tower)
     llm = load_llm(language, parts["llm"], "the language model", dtype)
     if opened.kind == "lora":
         llm = add_lora(llm, folder)
@@ -176,18 +176,14 @@ def _model_config(
         raise CheckpointError(f"the configuration makes no model ({brief(error)})", "see the arguments") from error
 
 
-def _require_dense_query(tensors: dict[str, Stored], tower: Tower) -> None:
-    """Mining is for dense features alone, three times as wide as the tower.
-
-    The published DenseConnector-with-mgm-7B mines for features of the tower's own width (`mm_hidden_size_uni` 1024),
-    so it is refused here rather than answered wrongly.
-    """
+def _require_tower_wide_query(tensors: dict[str, Stored], tower: Tower) -> None:
+    """Mining is for the final feature, as wide as the tower (the released config's `mm_hidden_size_uni`, 1024)."""
     query = tensors.get(QUERY_NAME)
     width = tower.settings["hidden_size"]
-    if query is not None and query.shape != (3 * width,):
+    if query is not None and query.shape != (width,):
         raise CheckpointError(
-            f"{QUERY_NAME} is {list(query.shape)}, so patch info is mined for other features than the dense ones",
-            f"only a width of {3 * width}, with dci, can be expressed",
+            f"{QUERY_NAME} is {list(query.shape)}, so patch info is mined for another feature than the final one",
+            f"only a width of {width} can be expressed",
         )
 
 

@@ -34,7 +34,7 @@ from dclocal_train.config import DataConfig, Recipe, StageConfig
 from dclocal_train.data import IGNORED, Encoder, RowDataset, TurnPlan
 from dclocal_train.sources import fetch_sources
 from dclocal_train.stages import prepare_stage
-from dclocal_train.symbolic import NOTHING, pretrain
+from dclocal_train.symbolic import NOTHING, asked, pretrain
 from dclocal_train.synthetic import easy_vqa, shapes
 from dclocal_train.trainer import run_stage
 
@@ -124,7 +124,9 @@ def build_rows(folder: Path, sources: Path | None) -> dict[str, list[dict[str, A
 def _one_word(row: dict[str, Any]) -> dict[str, Any]:
     """The row's questions with answers of one word: an answer is then one token, right or wrong."""
     turns = row["conversations"]
-    pairs = [pair for pair in zip(turns[::2], turns[1::2]) if " " not in pair[1]["value"]]
+    pairs = [
+        pair for pair in zip(turns[::2], turns[1::2]) if " " not in pair[1]["value"] and asked(pair[0]["value"])
+    ]
     return {**row, "conversations": [turn for pair in pairs for turn in pair]}
 
 
@@ -256,7 +258,7 @@ def evaluate(model: DenseConnectorModel, rows: Sequence[Any], encoder: Encoder, 
 def question_kind(question: str) -> str:
     """What a question about a scene is about."""
     text = question.replace("<image>", "").strip()
-    for start, kind in (("how many", "count"), ("what color", "colour"), ("is there", "existence")):
+    for start, kind in (("what color", "colour"), ("is there", "existence")):
         if text.startswith(start):
             return kind
     return "size" if "small or large" in text else "place"

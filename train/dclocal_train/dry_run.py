@@ -18,7 +18,7 @@ from dclocal_train.memory import MemoryEstimate, estimate_memory
 from dclocal_train.meta import meta_model
 from dclocal_train.run import count_parameters
 from dclocal_train.stages import prepare_stage, trained
-from dclocal_train.trainer import accumulation_steps, stage_steps
+from dclocal_train.trainer import accumulation_steps, stage_steps, warmup_steps
 
 GIB = 1 << 30
 NOTE = "Memory is an estimate from shapes, for batches whose rows are all max_length long; it was not measured."
@@ -125,11 +125,6 @@ def _stage_plan(
         learning_rates=_rates(stage),
         memory=memory,
     )
-
-
-def warmup_steps(stage: StageConfig, steps: int) -> int:
-    """Steps of warm-up: a share of the steps where the stage names one."""
-    return round(stage.warmup_share * steps) if stage.warmup_share is not None else min(stage.warmup_steps, steps)
 
 
 def _rows(file: Path, stage: StageConfig) -> tuple[int | None, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ def train(recipe: Recipe, source_folder: Path | None) -> Path:
     if state.is_main_process:
         (output / "recipe.json").write_text(json.dumps(to_plain(recipe), indent=2) + "\n", encoding="utf-8")
     model, tokenizer = start_model(recipe, source_folder)
-    for stage in recipe.stages:
+    for done, stage in enumerate(recipe.stages):
+        set_seed(recipe.seed)  # so that a stage starts alike whether the one before it has just run or was done
         prepare_stage(model, stage)
         folder = output / stage.name
         if (folder / TRAINED_FILE).exists():
@@ -50,15 +52,27 @@ def train(recipe: Recipe, source_folder: Path | None) -> Path:
         with state.main_process_first():
             dataset = stage_dataset(recipe, stage, model, tokenizer, output / "features")
         print(f"stage {stage.name}: {describe(model)}", file=sys.stderr)
-        tokens = model.connector.tokens
-        run_stage(model, dataset, Collator(tokens_per_tile=tokens), recipe, stage, folder)
+        sharded = run_stage(model, dataset, Collator(tokens_per_tile=model.connector.tokens), recipe, stage, folder)
         _report_broken(dataset.broken)
+        if sharded:
+            model, tokenizer = trained_model(recipe, source_folder, recipe.stages[: done + 1])
     checkpoint = output / "checkpoint"
     model.config = dataclasses.replace(model.config, provenance={"recipe": to_plain(recipe)})
     if state.is_main_process:
         model.save_pretrained(checkpoint, tokenizer)
     state.wait_for_everyone()
     return checkpoint
+
+
+def trained_model(
+    recipe: Recipe, source_folder: Path | None, stages: Sequence[StageConfig]
+) -> tuple[DenseConnectorModel, Any]:
+    """The model after these stages, put together anew from what each of them wrote."""
+    model, tokenizer = start_model(recipe, source_folder)
+    for stage in stages:
+        prepare_stage(model, stage)
+        load_trained(model, Path(recipe.output) / stage.name / TRAINED_FILE)
+    return model, tokenizer
 
 
 def stage_dataset(

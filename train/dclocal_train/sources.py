@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
+
 from dclocal.bundle import sha256_file
 from dclocal.errors import UserError
 from dclocal.progress import for_terminal
@@ -73,7 +75,8 @@ def fetch_sources(names: Sequence[str], folder: Path | None) -> dict[str, Path]:
     """The files of these sources: out of `folder` where they lie there, else fetched into the cache folder."""
     kept = home() / "sources"
     kept.mkdir(parents=True, exist_ok=True)
-    return {name: _fetch(SOURCES[name], folder, kept) for name in names}
+    with FileLock(kept / ".fetching"):  # processes that train together all come here
+        return {name: _fetch(SOURCES[name], folder, kept) for name in names}
 
 
 def _fetch(source: Source, folder: Path | None, kept: Path) -> Path:

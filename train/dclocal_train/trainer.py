@@ -98,8 +98,11 @@ def load_trained(model: torch.nn.Module, file: Path) -> None:
 
 def run_stage(
     model: DenseConnectorModel, dataset: RowDataset, collator: Any, recipe: Recipe, stage: StageConfig, folder: Path
-) -> None:
-    """Train one stage in `folder`, resuming from its newest checkpoint; writes `trained.safetensors` at the end."""
+) -> bool:
+    """Train one stage in `folder`, resuming from its newest checkpoint; writes `trained.safetensors` at the end.
+
+    True where the processes hold the model in shards, so that it is of no further use here.
+    """
     trainer = StageTrainer(
         model=model,
         args=training_arguments(recipe, stage, folder, len(dataset)),
@@ -110,11 +113,13 @@ def run_stage(
     )
     newest = _newest_checkpoint(folder) if folder.exists() else None
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)
-    gathered = trainer.accelerator.get_state_dict(trainer.model) if trainer.is_fsdp_enabled else None
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    gathered = trainer.accelerator.get_state_dict(trainer.model_wrapped) if sharded else None
     if trainer.is_world_process_zero():
         save_whole(trained_state(trainer.accelerator.unwrap_model(trainer.model), gathered), folder / TRAINED_FILE)
         (folder / "losses.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n", encoding="utf-8")
     trainer.accelerator.wait_for_everyone()
+    return sharded
 
 
 def training_arguments(recipe: Recipe, stage: StageConfig, folder: Path, rows: int) -> TrainingArguments:
@@ -124,7 +129,6 @@ def training_arguments(recipe: Recipe, stage: StageConfig, folder: Path, rows: i
     processes = PartialState().num_processes
     accumulation = accumulation_steps(stage, processes)
     steps = stage_steps(stage, rows, stage.batch_size * processes * accumulation)
-    warmup = round(stage.warmup_share * steps) if stage.warmup_share is not None else min(stage.warmup_steps, steps)
     decay = {"num_decay_steps": min(stage.decay_steps, steps), "min_lr_ratio": 0.02}
     stable = stage.schedule == "stable"
     return TrainingArguments(
@@ -134,7 +138,7 @@ def training_arguments(recipe: Recipe, stage: StageConfig, folder: Path, rows: i
         gradient_accumulation_steps=accumulation,
         lr_scheduler_type="warmup_stable_decay" if stable else "cosine",
         lr_scheduler_kwargs=decay if stable else {},
-        warmup_steps=warmup,
+        warmup_steps=warmup_steps(stage, steps),
         max_grad_norm=stage.max_grad_norm,
         bf16=stage.bf16,
         save_steps=stage.save_steps,
@@ -170,6 +174,11 @@ def accumulation_steps(stage: StageConfig, processes: int) -> int:
 def stage_steps(stage: StageConfig, rows: int, batch: int) -> int:
     """Optimizer steps of a stage over `rows`."""
     return stage.steps if stage.steps is not None else math.ceil(stage.epochs * rows / batch)
+
+
+def warmup_steps(stage: StageConfig, steps: int) -> int:
+    """How many of a stage's `steps` warm the rate up."""
+    return round(stage.warmup_share * steps) if stage.warmup_share is not None else min(stage.warmup_steps, steps)
 
 
 def _loggers(recipe: Recipe) -> list[str]:
