@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL.Image import Image
+from torch import Tensor, nn
 
 from dclocal.errors import UserError
 from dclocal.llama_log import capture_log, run_logging
@@ -50,9 +51,9 @@ CONNECTORS = {
     "dci_linear": "llama.cpp's projector has no LayerNorm on each layer, which no matrix can stand for",
 }
 CLASS_TOKEN_LAST = (
-    "llama.cpp up to this day puts CLIP's class token behind the patches but reads positions and patches as if it "
-    "stood first (https://github.com/ggml-org/llama.cpp/issues/25814): the first patch would be lost and every "
-    "position be off by one"
+    "llama.cpp (llama-cpp-python 0.3.36, and its main branch in October 2026) puts CLIP's class token behind the "
+    "patches but reads positions and patches as if it stood first, so the first patch is lost and every position is "
+    "off by one: https://github.com/ggml-org/llama.cpp/issues/25814"
 )
 
 
@@ -86,7 +87,7 @@ def cannot_express(model: DenseConnectorModel, *, class_token_first: bool = Fals
     if reason:
         return reason
     if config.fit == "anyres":
-        return "llama.cpp cuts AnyRes pictures by other rules (no tiles for small ones, its own padding and resizing)"
+        return "llama.cpp cuts AnyRes pictures by rules of its own: no tiles for small ones, another padding colour"
     if config.fit == "stretch":
         return "llama.cpp pads pictures to a square, and this model was trained on stretched ones"
     if connector.token_grid != connector.grid and not _pools(connector):
@@ -126,7 +127,7 @@ def write_mmproj(
     if reason:
         raise UserError(f"no mmproj: {reason}", "export the bundle alone, without --mmproj")
     layers = tuple(layer_blocks(model.connector))
-    tensors = _tower_tensors(model, depth=max(layers)) | _projector_tensors(model.connector)
+    tensors = _tower_tensors(model, _depth(layers)) | _projector_tensors(model.connector)
     unfinished = out.with_name(out.name + ".unfinished")
     writer = GGUFWriter(unfinished, "clip")
     _add_settings(writer, model, layers, dtype)
@@ -145,13 +146,13 @@ def write_mmproj(
     return MmprojReport(out, dtype, size, kind, layers, width, model.connector.tokens, _differences(model))
 
 
-def layer_blocks(connector: Connector) -> dict[int, torch.Tensor]:
+def layer_blocks(connector: Connector) -> dict[int, Tensor]:
     """The widened first projector matrix: by hidden state, ascending, the block float32 `[n_embd, width]`.
 
     Applied to the concatenation of those states it gives what the projector's own matrix gives of the
     integrated features.
     """
-    weight = connector.projector[0].weight.detach().double().cpu()
+    weight = _linear(connector, 0).weight.detach().double().cpu()
     final, *grouped = weight.split(connector.width, dim=1)
     blocks = {connector.final: final}
     for group, part in zip(connector.groups, grouped, strict=True):
@@ -170,19 +171,19 @@ def llama_cpp_embeds(mmproj: Path, llm: Path, images: Sequence[Image]) -> list[n
     import llama_cpp.mtmd_cpp as mtmd
 
     log = capture_log()
-    mtmd._libmtmd.mtmd_log_set(log.callback, ctypes.c_void_p(0))
+    mtmd.mtmd_log_set(log.callback, ctypes.c_void_p(0))
     llama.llama_backend_init()
     params = llama.llama_model_default_params()
     model = run_logging(llama.llama_model_load_from_file, os.fsencode(llm), params)
     if not model:
-        raise UserError(f"llama.cpp cannot load {llm}", "; ".join(log.errors))
+        raise UserError(f"llama.cpp cannot load {llm}", _why(log))
     settings = mtmd.mtmd_context_params_default()
     settings.use_gpu = settings.print_timings = settings.warmup = False
     settings.n_threads = 1
     context = run_logging(mtmd.mtmd_init_from_file, os.fsencode(mmproj), model, settings)
     try:
         if not context:
-            raise UserError(f"llama.cpp cannot load {mmproj}", "; ".join(log.errors))
+            raise UserError(f"llama.cpp cannot load {mmproj} with {llm}", _why(log))
         n_embd = llama.llama_model_n_embd(model)
         return [_one_picture(mtmd, context, image, n_embd) for image in images]
     finally:
@@ -213,17 +214,32 @@ def _one_picture(mtmd: Any, context: Any, image: Image, n_embd: int) -> np.ndarr
         mtmd.mtmd_bitmap_free(bitmap)
 
 
+def _why(log: Any) -> str:
+    return "; ".join(log.errors) or "it gave no reason"
+
+
 def _pools(connector: Connector) -> bool:
     """Whether the interpolation is a mean over 2×2 tokens of the one grid for which llama.cpp has that."""
     full, half = (POOLED_SIDE, POOLED_SIDE), (POOLED_SIDE // 2, POOLED_SIDE // 2)
     return connector.grid == full and connector.token_grid == half
 
 
+def _depth(layers: Sequence[int]) -> int:
+    """How many of the tower's layers the file holds: up to the last feature layer, at least one."""
+    return max(1, *layers)
+
+
 def _projector(connector: Connector) -> str:
     return "ldpv2" if _pools(connector) else "mlp"
 
 
-def _stored_dtype(name: str, tensor: torch.Tensor, dtype: str) -> Any:
+def _linear(connector: Connector, index: int) -> nn.Linear:
+    layer = connector.projector[index]
+    assert isinstance(layer, nn.Linear)
+    return layer
+
+
+def _stored_dtype(name: str, tensor: Tensor, dtype: str) -> Any:
     if name == PEG_KERNEL:  # llama.cpp convolves depth by depth in float16 alone
         return np.float16
     return DTYPES[dtype] if tensor.ndim > 1 and not name.startswith("v.position_embd") else np.float32
@@ -243,9 +259,9 @@ def _add_settings(writer: Any, model: DenseConnectorModel, layers: tuple[int, ..
     writer.add_vision_embedding_length(tower.hidden_size)
     writer.add_vision_feed_forward_length(tower.intermediate_size)
     writer.add_vision_head_count(tower.num_attention_heads)
-    writer.add_vision_block_count(max(layers))
+    writer.add_vision_block_count(_depth(layers))
     writer.add_vision_attention_layernorm_eps(tower.layer_norm_eps)
-    writer.add_vision_projection_dim(model.connector.projector[2].out_features)
+    writer.add_vision_projection_dim(_linear(model.connector, 2).out_features)
     writer.add_vision_image_mean(list(vision.image_mean))
     writer.add_vision_image_std(list(vision.image_std))
     writer.add_array("clip.vision.feature_layer", list(layers))
@@ -254,7 +270,7 @@ def _add_settings(writer: Any, model: DenseConnectorModel, layers: tuple[int, ..
         writer.add_bool(activation, True)
 
 
-def _tower_tensors(model: DenseConnectorModel, depth: int) -> dict[str, torch.Tensor]:
+def _tower_tensors(model: DenseConnectorModel, depth: int) -> dict[str, Tensor]:
     """The tower's first `depth` layers under llama.cpp's names.  Its final norm is left out: llama.cpp would apply
     it to the last feature layer, and no connector reads a normed state."""
     from gguf import MODEL_ARCH, get_tensor_name_map
@@ -272,8 +288,8 @@ def _tower_tensors(model: DenseConnectorModel, depth: int) -> dict[str, torch.Te
     return tensors
 
 
-def _projector_tensors(connector: Connector) -> dict[str, torch.Tensor]:
-    first, second = connector.projector[0], connector.projector[2]
+def _projector_tensors(connector: Connector) -> dict[str, Tensor]:
+    first, second = _linear(connector, 0), _linear(connector, 2)
     values = {
         "0.weight": torch.cat(list(layer_blocks(connector).values()), dim=1),
         "0.bias": first.bias,
