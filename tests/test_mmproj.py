@@ -65,7 +65,7 @@ from PIL import Image
 from dclocal_export.mmproj import llama_cpp_embeds
 folder = Path(sys.argv[1])
 for file in sorted(folder.glob("*.gguf")):
-    embeds = llama_cpp_embeds(file, Path(sys.argv[2]), [Image.open(file.with_suffix(".png"))])
+    embeds = llama_cpp_embeds(file, Path(sys.argv[2]), [Image.open(file.with_suffix(".png"))], 1)
     np.save(file.with_suffix(".npy"), embeds[0])
 """
 
@@ -129,7 +129,7 @@ def test_siglip_embeddings_are_the_models(
     report = write_mmproj(model, tmp_path / "mmproj.gguf", dtype=dtype)
     side = model.config.vision.image_size
     images = [picture(side, side), picture(150, 150, 1), picture(33, 33, 2)]
-    for image, found in zip(images, llama_cpp_embeds(report.path, llm, images)):
+    for image, found in zip(images, llama_cpp_embeds(report.path, llm, images, 1)):
         assert error(found, seen(model, image)) < (2e-3 if dtype == "f32" else 4e-3)
         assert found.shape == (report.tokens, WIDTH)
     assert report.size_bytes == report.path.stat().st_size
@@ -175,7 +175,7 @@ def test_clip_is_refused_for_llama_cpps_class_token(llm: Path, tmp_path: Path) -
     report = write_mmproj(model, tmp_path / "mmproj.gguf", dtype="f32", class_token_first=True)
     assert any("25814" in line for line in report.differences)
     image = picture(56, 56)
-    (found,) = llama_cpp_embeds(report.path, llm, [image])
+    (found,) = llama_cpp_embeds(report.path, llm, [image], 1)
     assert error(found, seen(model, image)) > 0.5
     assert error(found, _class_token_last(model, image)) < 2e-3
 
@@ -219,7 +219,7 @@ def test_a_wrong_layer_shows(mutation: str, llm: Path, tmp_path: Path, monkeypat
     model, image = small_model("siglip", **CASES[case]), picture(56, 56)
     monkeypatch.setattr(mmproj, "layer_blocks", lambda connector: change(layer_blocks(connector)))
     report = write_mmproj(model, tmp_path / "mmproj.gguf", dtype="f32")
-    assert error(llama_cpp_embeds(report.path, llm, [image])[0], seen(model, image)) > 0.03
+    assert error(llama_cpp_embeds(report.path, llm, [image], 1)[0], seen(model, image)) > 0.03
 
 
 def test_pixels_that_fill_no_patch_are_left_out_alike(llm: Path, tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_pixels_that_fill_no_patch_are_left_out_alike(llm: Path, tmp_path: Path)
     model, image = small_model("siglip", image_size=62, kind="dci"), picture(62, 62)
     report = write_mmproj(model, tmp_path / "mmproj.gguf", dtype="f32")
     assert report.tokens == 16
-    assert error(llama_cpp_embeds(report.path, llm, [image])[0], seen(model, image)) < 2e-3
+    assert error(llama_cpp_embeds(report.path, llm, [image], 1)[0], seen(model, image)) < 2e-3
 
 
 @pytest.mark.parametrize("mean", [CLIP_MEAN, (0.5, 0.5, 0.5)])
@@ -240,7 +240,7 @@ def test_pictures_that_are_not_square(mean: tuple[float, float, float], llm: Pat
     wide = picture(640, 480)
     square = Image.new("RGB", (640, 640), tuple(int(channel * 255) for channel in mean))
     square.paste(wide, (0, 80))
-    as_it_is, squared = llama_cpp_embeds(report.path, llm, [wide, square])
+    as_it_is, squared = llama_cpp_embeds(report.path, llm, [wide, square], 1)
     assert error(squared, seen(model, wide)) < 2e-3
     assert 2e-3 < error(as_it_is, seen(model, wide)) < (0.1 if mean == CLIP_MEAN else 1)
 
@@ -259,6 +259,7 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], str]] = {
     "mining": ("clip+convnext", {"kind": "dci", "fusion": "mining"}, "no patch info mining"),
     "activation": ("siglip", {"kind": "dci", "vision": {"hidden_act": "gelu"}}, "no exact gelu"),
     "square layer": ("siglip", {"kind": "dci", "vision": {"intermediate_size": 64}}, "swapped names"),
+    "stem": ("siglip", {"kind": "baseline", "final_layer": 0}, "its stem alone"),
     "clip": ("clip", {"kind": "baseline"}, "class token"),
 }
 
@@ -281,7 +282,7 @@ def test_every_backbone_and_connector_is_decided_on() -> None:
 def test_files_that_do_not_fit_are_named(llm: Path, tmp_path: Path) -> None:
     report = write_mmproj(small_model("siglip", kind="dci"), tmp_path / "mmproj.gguf", dtype="f32")
     with pytest.raises(UserError, match="cannot load"):
-        llama_cpp_embeds(llm, llm, [])
+        llama_cpp_embeds(llm, llm, [], 1)
     with pytest.raises(UserError, match="cannot load"):
         llama_cpp_embeds(report.path, tmp_path / "missing.gguf", [])
     with pytest.raises(ValueError, match="q4_0"):

@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 from PIL.Image import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from dclocal.errors import UserError
 from dclocal.llama_log import capture_log, run_logging
+from dclocal.machine import usable_cores
 from dclocal.progress import Progress, silent
 from dclocal_models.connectors import Connector
 from dclocal_models.vlm import DenseConnectorModel
@@ -49,6 +50,11 @@ CONNECTORS = {
     "sti_conv": "llama.cpp's projector joins layers on the channel axis alone; STI adds tokens",
     "sci_conv": "llama.cpp's projector has no convolution on each layer before the concatenation",
     "dci_linear": "llama.cpp's projector has no LayerNorm on each layer, which no matrix can stand for",
+}
+FITS = {
+    "pad": None,
+    "stretch": "llama.cpp pads pictures to a square, and this model was trained on stretched ones",
+    "anyres": "llama.cpp cuts AnyRes pictures by rules of its own: no tiles for small ones, another padding colour",
 }
 CLASS_TOKEN_LAST = (
     "llama.cpp (llama-cpp-python 0.3.36, and its main branch in October 2026) puts CLIP's class token behind the "
@@ -83,13 +89,9 @@ def cannot_express(model: DenseConnectorModel, *, class_token_first: bool = Fals
     """
     config, connector = model.config, model.connector
     backbone = config.vision.backbone
-    reason = BACKBONES[backbone] or CONNECTORS[config.connector.kind]
+    reason = BACKBONES[backbone] or CONNECTORS[config.connector.kind] or FITS[config.fit]
     if reason:
         return reason
-    if config.fit == "anyres":
-        return "llama.cpp cuts AnyRes pictures by rules of its own: no tiles for small ones, another padding colour"
-    if config.fit == "stretch":
-        return "llama.cpp pads pictures to a square, and this model was trained on stretched ones"
     if connector.token_grid != connector.grid and not _pools(connector):
         (rows, columns), (fewer_rows, fewer_columns) = connector.grid, connector.token_grid
         return (
@@ -101,9 +103,9 @@ def cannot_express(model: DenseConnectorModel, *, class_token_first: bool = Fals
         return f"llama.cpp has no exact {tower.hidden_act} in a tower; known: {', '.join(ACTIVATIONS)}"
     if tower.intermediate_size == tower.hidden_size:
         return "llama.cpp takes a feed-forward layer as wide as its input for one of an old file with swapped names"
-    if backbone == "clip" and not class_token_first:
-        return CLASS_TOKEN_LAST
-    return None
+    if max(sum(connector.groups, (connector.final,))) == 0:
+        return "llama.cpp has no tower without layers, and this model reads its stem alone"
+    return CLASS_TOKEN_LAST if backbone == "clip" and not class_token_first else None
 
 
 def write_mmproj(
@@ -127,7 +129,7 @@ def write_mmproj(
     if reason:
         raise UserError(f"no mmproj: {reason}", "export the bundle alone, without --mmproj")
     layers = tuple(layer_blocks(model.connector))
-    tensors = _tower_tensors(model, _depth(layers)) | _projector_tensors(model.connector)
+    tensors = _tower_tensors(model, max(layers)) | _projector_tensors(model.connector)
     unfinished = out.with_name(out.name + ".unfinished")
     writer = GGUFWriter(unfinished, "clip")
     _add_settings(writer, model, layers, dtype)
@@ -135,15 +137,17 @@ def write_mmproj(
     for done, (name, tensor) in enumerate(tensors.items()):
         progress(step, done, len(tensors))
         writer.add_tensor(name, np.ascontiguousarray(tensor.numpy(), _stored_dtype(name, tensor, dtype)))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    unfinished.replace(out)
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        unfinished.replace(out)
+    finally:
+        unfinished.unlink(missing_ok=True)
     progress(step, len(tensors), len(tensors))
-    width = len(layers) * model.connector.width
-    size, kind = out.stat().st_size, _projector(model.connector)
-    return MmprojReport(out, dtype, size, kind, layers, width, model.connector.tokens, _differences(model))
+    kind, width, tokens = _projector(model.connector), len(layers) * model.connector.width, model.connector.tokens
+    return MmprojReport(out, dtype, out.stat().st_size, kind, layers, width, tokens, _differences(model))
 
 
 def layer_blocks(connector: Connector) -> dict[int, Tensor]:
@@ -152,7 +156,7 @@ def layer_blocks(connector: Connector) -> dict[int, Tensor]:
     Applied to the concatenation of those states it gives what the projector's own matrix gives of the
     integrated features.
     """
-    weight = _linear(connector, 0).weight.detach().double().cpu()
+    weight = connector.projector.state_dict()["0.weight"].double().cpu()
     final, *grouped = weight.split(connector.width, dim=1)
     blocks = {connector.final: final}
     for group, part in zip(connector.groups, grouped, strict=True):
@@ -162,10 +166,10 @@ def layer_blocks(connector: Connector) -> dict[int, Tensor]:
     return {layer: blocks[layer].float() for layer in sorted(blocks)}
 
 
-def llama_cpp_embeds(mmproj: Path, llm: Path, images: Sequence[Image]) -> list[np.ndarray]:
+def llama_cpp_embeds(mmproj: Path, llm: Path, images: Sequence[Image], threads: int | None = None) -> list[np.ndarray]:
     """What llama.cpp itself makes of pictures with a projector file: for each, float32 `[tokens, n_embd]`.
 
-    `llm` is the GGUF that it belongs to.  Raises UserError where llama.cpp refuses a file.
+    `llm` is the GGUF that it belongs to; `threads` None: every core.  Raises UserError for a file that it refuses.
     """
     import llama_cpp.llama_cpp as llama
     import llama_cpp.mtmd_cpp as mtmd
@@ -176,14 +180,14 @@ def llama_cpp_embeds(mmproj: Path, llm: Path, images: Sequence[Image]) -> list[n
     params = llama.llama_model_default_params()
     model = run_logging(llama.llama_model_load_from_file, os.fsencode(llm), params)
     if not model:
-        raise UserError(f"llama.cpp cannot load {llm}", _why(log))
+        raise UserError(f"llama.cpp cannot load {llm}", "; ".join(log.errors) or "it gave no reason")
     settings = mtmd.mtmd_context_params_default()
     settings.use_gpu = settings.print_timings = settings.warmup = False
-    settings.n_threads = 1
+    settings.n_threads = threads or usable_cores()
     context = run_logging(mtmd.mtmd_init_from_file, os.fsencode(mmproj), model, settings)
     try:
         if not context:
-            raise UserError(f"llama.cpp cannot load {mmproj} with {llm}", _why(log))
+            raise UserError(f"llama.cpp cannot load {mmproj} with {llm}", "; ".join(log.errors) or "it gave no reason")
         n_embd = llama.llama_model_n_embd(model)
         return [_one_picture(mtmd, context, image, n_embd) for image in images]
     finally:
@@ -193,7 +197,6 @@ def llama_cpp_embeds(mmproj: Path, llm: Path, images: Sequence[Image]) -> list[n
 
 
 def _one_picture(mtmd: Any, context: Any, image: Image, n_embd: int) -> np.ndarray:
-    """llama.cpp's embeddings of one picture, float32 `[tokens, n_embd]`."""
     pixels = np.ascontiguousarray(np.asarray(image.convert("RGB")))
     data = pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
     bitmap = mtmd.mtmd_bitmap_init(image.width, image.height, data)
@@ -203,19 +206,14 @@ def _one_picture(mtmd: Any, context: Any, image: Image, n_embd: int) -> np.ndarr
     bitmaps = (mtmd.mtmd_bitmap_p_ctypes * 1)(bitmap)
     try:
         failed = mtmd.mtmd_tokenize(context, chunks, ctypes.byref(text), bitmaps, 1)
-        found = [mtmd.mtmd_input_chunks_get(chunks, index) for index in range(mtmd.mtmd_input_chunks_size(chunks))]
-        found = [chunk for chunk in found if mtmd.mtmd_input_chunk_get_type(chunk) == mtmd.MTMD_INPUT_CHUNK_TYPE_IMAGE]
-        if failed or len(found) != 1 or run_logging(mtmd.mtmd_encode_chunk, context, found[0]):
+        chunk = None if failed else mtmd.mtmd_input_chunks_get(chunks, 0)
+        if not chunk or run_logging(mtmd.mtmd_encode_chunk, context, chunk):
             raise RuntimeError(f"llama.cpp could not encode a picture of {image.width}×{image.height}")
-        tokens = mtmd.mtmd_input_chunk_get_n_tokens(found[0])
+        tokens = mtmd.mtmd_input_chunk_get_n_tokens(chunk)
         return np.ctypeslib.as_array(mtmd.mtmd_get_output_embd(context), shape=(tokens, n_embd)).copy()
     finally:
         mtmd.mtmd_input_chunks_free(chunks)
         mtmd.mtmd_bitmap_free(bitmap)
-
-
-def _why(log: Any) -> str:
-    return "; ".join(log.errors) or "it gave no reason"
 
 
 def _pools(connector: Connector) -> bool:
@@ -224,19 +222,8 @@ def _pools(connector: Connector) -> bool:
     return connector.grid == full and connector.token_grid == half
 
 
-def _depth(layers: Sequence[int]) -> int:
-    """How many of the tower's layers the file holds: up to the last feature layer, at least one."""
-    return max(1, *layers)
-
-
 def _projector(connector: Connector) -> str:
     return "ldpv2" if _pools(connector) else "mlp"
-
-
-def _linear(connector: Connector, index: int) -> nn.Linear:
-    layer = connector.projector[index]
-    assert isinstance(layer, nn.Linear)
-    return layer
 
 
 def _stored_dtype(name: str, tensor: Tensor, dtype: str) -> Any:
@@ -259,14 +246,13 @@ def _add_settings(writer: Any, model: DenseConnectorModel, layers: tuple[int, ..
     writer.add_vision_embedding_length(tower.hidden_size)
     writer.add_vision_feed_forward_length(tower.intermediate_size)
     writer.add_vision_head_count(tower.num_attention_heads)
-    writer.add_vision_block_count(_depth(layers))
+    writer.add_vision_block_count(max(layers))
     writer.add_vision_attention_layernorm_eps(tower.layer_norm_eps)
-    writer.add_vision_projection_dim(_linear(model.connector, 2).out_features)
+    writer.add_vision_projection_dim(model.base_llm.config.hidden_size)
     writer.add_vision_image_mean(list(vision.image_mean))
     writer.add_vision_image_std(list(vision.image_std))
     writer.add_array("clip.vision.feature_layer", list(layers))
-    activation = ACTIVATIONS[tower.hidden_act]
-    if activation:
+    if activation := ACTIVATIONS[tower.hidden_act]:
         writer.add_bool(activation, True)
 
 
@@ -289,18 +275,14 @@ def _tower_tensors(model: DenseConnectorModel, depth: int) -> dict[str, Tensor]:
 
 
 def _projector_tensors(connector: Connector) -> dict[str, Tensor]:
-    first, second = _linear(connector, 0), _linear(connector, 2)
-    values = {
-        "0.weight": torch.cat(list(layer_blocks(connector).values()), dim=1),
-        "0.bias": first.bias,
-        "2.weight": second.weight,
-        "2.bias": second.bias,
-    }
+    values = connector.projector.state_dict()
+    values["0.weight"] = torch.cat(list(layer_blocks(connector).values()), dim=1)
+    n_embd = values["2.bias"].numel()
     pooled = _pools(connector)
     tensors = {f"{'mm.model.mlp' if pooled else 'mm'}.{name}": value for name, value in values.items()}
     if pooled:  # "ldpv2" adds a 3×3 convolution of the means to them: here, nothing
-        tensors[PEG_KERNEL] = torch.zeros(second.out_features, 1, 3, 3)
-        tensors["mm.model.peg.0.bias"] = torch.zeros(second.out_features)
+        tensors[PEG_KERNEL] = torch.zeros(n_embd, 1, 3, 3)
+        tensors["mm.model.peg.0.bias"] = torch.zeros(n_embd)
     return {name: tensor.detach().float().cpu() for name, tensor in tensors.items()}
 
 
