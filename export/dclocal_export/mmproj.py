@@ -57,9 +57,9 @@ FITS = {
     "anyres": "llama.cpp cuts AnyRes pictures by rules of its own: no tiles for small ones, another padding colour",
 }
 CLASS_TOKEN_LAST = (
-    "llama.cpp (llama-cpp-python 0.3.36, and its main branch in October 2026) puts CLIP's class token behind the "
-    "patches but reads positions and patches as if it stood first, so the first patch is lost and every position is "
-    "off by one: https://github.com/ggml-org/llama.cpp/issues/25814"
+    "llama.cpp, as in llama-cpp-python 0.3.36, puts CLIP's class token behind the patches but reads positions and "
+    "patches as if it stood first, so the first patch is lost and every position is off by one: "
+    "https://github.com/ggml-org/llama.cpp/issues/25814"
 )
 
 
