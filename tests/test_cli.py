@@ -53,7 +53,7 @@ def test_every_command_has_help_with_an_example(name: str, capsys: pytest.Captur
         (["chat", "--json"], "--json and - need a question"),
         (["chat", "--temperature", "nan", "-p", "hm?"], "nan is not a number"),
         (["chat", "-p", " "], "the question is empty"),
-        (["chat", "a\nb.png", "-p", "hm?"], "a b.png does not exist"),
+        (["chat", "a\nb.png", "-p", "hm?"], r"a\nb.png does not exist"),
         (["nonsense"], "No such command"),
         (["train", "none.yaml"], "there is no recipe"),
     ],
