@@ -52,16 +52,26 @@ def save_checkpoint(model: DenseConnectorModel, tokenizer: Any, folder: Path) ->
     part.rename(folder)
 
 
-def load_checkpoint(folder: Path, *, dtype: torch.dtype = torch.float32) -> tuple[DenseConnectorModel, Any]:
-    """The model (LoRA applied but not merged) and its tokenizer; raises CheckpointError."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def load_checkpoint(
+    folder: Path, *, dtype: torch.dtype = torch.float32, llm_weights: bool = True
+) -> tuple[DenseConnectorModel, Any]:
+    """The model (LoRA applied but not merged) and its tokenizer; raises CheckpointError.
+
+    Without `llm_weights` the language model is on the meta device: its config and shapes, and no memory.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     config = read_config(folder)
     for name in (VISION_FILE, CONNECTOR_FILE, LLM_FOLDER):
         if not (folder / name).exists():
             raise CheckpointError(f"{folder} is not a whole checkpoint: {name} is missing", "copy or train it again")
-    llm: Any = AutoModelForCausalLM.from_pretrained(folder / LLM_FOLDER, dtype=dtype)
-    if (folder / ADAPTER_FOLDER).exists():
+    llm: Any
+    if llm_weights:
+        llm = AutoModelForCausalLM.from_pretrained(folder / LLM_FOLDER, dtype=dtype)
+    else:
+        with torch.device("meta"):
+            llm = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder / LLM_FOLDER), dtype=dtype)
+    if llm_weights and (folder / ADAPTER_FOLDER).exists():
         from peft import PeftModel
 
         llm = PeftModel.from_pretrained(llm, folder / ADAPTER_FOLDER)

@@ -75,6 +75,7 @@ def open_llava_checkpoint(
     prompt: str | None = None,
     fit: str | None = None,
     dtype: torch.dtype = torch.float32,
+    llm_weights: bool = True,
 ) -> tuple[DenseConnectorModel, Any]:
     """The model (LoRA applied but not merged) and its tokenizer.
 
@@ -82,7 +83,8 @@ def open_llava_checkpoint(
     transformers' layout, and `vision_tower_aux` Mini-Gemini's OpenCLIP folder, where the checkpoint holds no
     weights of them.  `connector`: for a projector without `config.json`, or in place of what that says.  `prompt`: a
     name in `dclocal.formats.FORMATS`, `fit`: "pad" or "stretch"; both else follow from the checkpoint.  `dtype` is
-    the language model's; vision and connector are float32.  Raises CheckpointError, BundleError for pinpoints.
+    the language model's; vision and connector are float32.  Without `llm_weights` the language model stays on
+    the meta device.  Raises CheckpointError, BundleError for pinpoints.
     """
     folder = Path(folder)
     opened = _open(folder, base, connector)
@@ -106,8 +108,8 @@ def open_llava_checkpoint(
     }
     config = replace(config, provenance=provenance)
     _require_tower_wide_query(parts["connector"], tower)
-    llm = load_llm(language, parts["llm"], "the language model", dtype)
-    if opened.kind == "lora":
+    llm = load_llm(language, parts["llm"] if llm_weights else None, "the language model", dtype)
+    if llm_weights and opened.kind == "lora":
         llm = add_lora(llm, folder)
     return _assemble(config, llm, parts, tower, aux), tokenizer
 

@@ -15,17 +15,21 @@ from dclocal_models.llava_weights import COPY_AGAIN, Stored, brief, open_either,
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
-def load_llm(config: Any, tensors: Mapping[str, Stored], where: str, dtype: torch.dtype) -> Any:
-    """The causal language model of `config` with `tensors` in it, in memory once; raises CheckpointError."""
+def load_llm(config: Any, tensors: Mapping[str, Stored] | None, where: str, dtype: torch.dtype) -> Any:
+    """The causal language model of `config` with `tensors` in it, in memory once, or without them on the meta
+    device; raises CheckpointError."""
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
-    _require_layers(config, tensors, where)
+    if tensors is not None:
+        _require_layers(config, tensors, where)
     try:
         with init_empty_weights(include_buffers=False):
             llm = AutoModelForCausalLM.from_config(config, dtype=dtype)
     except Exception as error:  # whatever a class makes of sizes that do not go together
         raise CheckpointError(f"{where}: config.json describes no model ({brief(error)})", COPY_AGAIN) from error
+    if tensors is None:
+        return llm.eval()
     wanted = llm.state_dict()
     tied = set(llm._tied_weights_keys or ()) if config.tie_word_embeddings else set()
     wanted = {name: value for name, value in wanted.items() if name not in tied}

@@ -1,4 +1,4 @@
-"""The steps from a checkpoint to a bundle: parts, assembly by the user's own path, parity, assembly with parity."""
+"""The embedded default, from its trained checkpoint to the parts that a package ships, assembled and measured."""
 
 from __future__ import annotations
 
