@@ -144,7 +144,7 @@ def test_bundles_from_before_tiles_still_open(small: Bundle) -> None:
         ({"image": {"fit": "pad", "pinpoints": []}}, "'newline' with fit 'pad'"),
         ({"newline": "../newline.safetensors"}, "known: newline.safetensors"),
         ({"grid": [2, 3]}, "a token per cell"),
-        ({"grid": [-2, -2]}, "a token per cell"),
+        ({"grid": [-2, -2]}, "2 whole numbers within 1"),
     ],
 )
 def test_crooked_tiles_are_named(small: Bundle, changes: dict[str, object], expected: str) -> None:
