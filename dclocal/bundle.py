@@ -51,6 +51,7 @@ __all__ = [
     "Sampling",
     "VideoDefaults",
     "VisionSpec",
+    "check_required",
     "describe_files",
     "parse_manifest",
     "read_bundle",
@@ -97,19 +98,22 @@ def read_bundle(path: Path) -> Bundle:
     Hashes are not computed here (see `verify`).  Raises BundleError.
     """
     manifest = parse_manifest(_read_manifest_text(path), where=str(path))
-    newline = manifest.vision.newline
-    for name in (VISION_FILE, LLM_FILE, *([newline] if newline else [])):
-        if name not in manifest.files:
-            raise BundleError(f"the bundle {path} lists no {name}", "pull or export it again")
+    check_required(manifest, str(path))
     for name, entry in manifest.files.items():
         file = path / name
         size = file.stat().st_size if file.is_file() else None
         if size != entry.size_bytes:
             found = "missing" if size is None else f"{size} bytes"
-            raise BundleError(
-                f"{file} is {found}, the manifest says {entry.size_bytes} bytes", REMEDY
-            )
+            raise BundleError(f"{file} is {found}, the manifest says {entry.size_bytes} bytes", REMEDY)
     return Bundle(path, manifest)
+
+
+def check_required(manifest: Manifest, where: str) -> None:
+    """Raise BundleError for a manifest that lists no file for a part that every such bundle has."""
+    newline = manifest.vision.newline
+    for name in (VISION_FILE, LLM_FILE, *([newline] if newline else [])):
+        if name not in manifest.files:
+            raise BundleError(f"the bundle {where} lists no {name}", "pull or export it again")
 
 
 def verify(bundle: Bundle, on_bytes: Callable[[int], None] = lambda n: None) -> list[str]:

@@ -18,9 +18,7 @@ def parse_json(text: str, where: str) -> Any:
     Raises BundleError, which names `where`.
     """
     try:
-        data = json.loads(
-            text, parse_constant=_refuse_number, parse_float=_finite, object_pairs_hook=_distinct
-        )
+        data = json.loads(text, parse_constant=_refuse_number, parse_float=_finite, object_pairs_hook=_distinct)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise BundleError(f"{where} is not JSON ({reason})", REMEDY) from error
