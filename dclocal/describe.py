@@ -1,4 +1,4 @@
-"""What a bundle is, as tables: its manifest's facts, files, licences and adapters, and how far it is from its checkpoint.
+"""What a bundle is, as tables: facts, files, licences, adapters, and how far it is from its checkpoint.
 
 A bundle's own words are shown as they are, control characters as escapes.
 """
@@ -6,7 +6,6 @@ A bundle's own words are shown as they are, control characters as escapes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from dclocal.bundle import PARITY_FILE, Bundle
@@ -33,7 +32,7 @@ def bundle_tables(bundle: Bundle, parity: Mapping[str, Any]) -> list[Table]:
     files = sorted(manifest.files.items(), key=lambda item: -item[1].size_bytes)
     return [
         Table(_facts(bundle)),
-        Table([(name, megabytes(entry.size_bytes), entry.sha256[:16]) for name, entry in files], "files", _FILES),
+        Table([(name, human_size(entry.size_bytes), entry.sha256[:16]) for name, entry in files], "files", _FILES),
         Table([(_cell(part), _cell(licence)) for part, licence in manifest.licences.items()], "licences", _LICENCES),
         Table([(one.name, f"{one.scale:g}", one.file) for one in manifest.adapters], "adapters", _ADAPTERS),
         Table(_pairs(manifest.provenance), "provenance"),
@@ -87,9 +86,9 @@ def picture_tokens_text(vision: VisionSpec) -> str:
     return f"{vision.tokens} tokens a tile, {least} to {most} a picture on {len(vision.image.pinpoints)} canvases"
 
 
-def megabytes(size_bytes: int) -> str:
+def human_size(size_bytes: int) -> str:
     """A size for people."""
-    return f"{size_bytes / 1e6:.0f} MB" if size_bytes >= 10e6 else f"{size_bytes / 1e6:.2g} MB"
+    return f"{size_bytes / 1e6:.0f} MB" if size_bytes >= 1e6 else f"{size_bytes / 1e3:.1f} kB"
 
 
 def _facts(bundle: Bundle) -> list[tuple[str, str]]:
@@ -101,7 +100,7 @@ def _facts(bundle: Bundle) -> list[tuple[str, str]]:
         ("description", manifest.description),
         ("folder", str(bundle.path)),
         ("format", str(manifest.format_version)),
-        ("size", megabytes(bundle.size_bytes)),
+        ("size", human_size(bundle.size_bytes)),
         ("picture", f"{vision.image.size}×{vision.image.size}, {vision.image.fit}"),
         ("picture tokens", f"{picture_tokens_text(vision)}, grid {rows}×{columns}, width {vision.n_embd}"),
         ("vision", f"{vision.backbone}, {vision.precision}"),
@@ -162,7 +161,7 @@ def _value(key: str, value: object) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "-"}[value]
     if isinstance(value, int) and key.endswith("_bytes"):
-        return megabytes(value)
+        return human_size(value)
     return f"{value:.6g}" if isinstance(value, float) else _cell(str(value))
 
 

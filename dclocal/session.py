@@ -55,7 +55,7 @@ def open_session(
 
 
 def open_llm(bundle: Bundle, scales: Mapping[str, float], threads: int | None = None) -> LLM:
-    """The bundle's language model with adapters at `scales`, by name; `adapters.default_scales` has the bundle's own."""
+    """The bundle's language model with adapters at `scales` by name; `adapters.default_scales` has its own."""
     from dclocal.llm import LLM
 
     files = {adapter.name: bundle.path / adapter.file for adapter in bundle.manifest.adapters}

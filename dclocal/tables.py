@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+FIGURE = re.compile(r"-?\d[\d.e+-]*( [A-Za-z%/]+)?")
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,6 @@ def _draw(table: Table) -> None:
 
 
 def _is_numeric(table: Table, column: int) -> bool:
-    """Whether a column under a heading holds figures: each cell starts as a number does, or is empty."""
-    cells = [row[column] for row in table.rows]
-    return bool(table.header) and any(cells) and all(not cell or cell[0] in "-0123456789" for cell in cells)
+    """Whether a column under a heading holds figures: a number and perhaps its unit, or a dash where there is none."""
+    cells = [row[column] for row in table.rows if row[column] not in ("", "-")]
+    return bool(table.header and cells) and all(FIGURE.fullmatch(cell) for cell in cells)
