@@ -28,7 +28,7 @@ def default_scales(known: Sequence[AdapterSpec]) -> dict[str, float]:
 
 
 def choose(known: Sequence[AdapterSpec], wanted: Sequence[str]) -> dict[str, float]:
-    """Scales by name of exactly what is `wanted`: NAME (at its own scale), NAME=SCALE, or "none" alone.
+    """Scales by name of exactly what is `wanted`: NAME=SCALE, NAME at its own scale (1 if that is 0), or "none" alone.
 
     Raises UserError for an unknown name (listing the known ones), a name given twice, or a scale that is none.
     """
@@ -44,7 +44,7 @@ def choose(known: Sequence[AdapterSpec], wanted: Sequence[str]) -> dict[str, flo
             raise UserError(f"there is no adapter {name!r:.80}", f"known: {names}")
         if name in chosen:
             raise UserError(f"the adapter {name} is given twice", "give it once")
-        chosen[name] = _scale(text, name) if equals else defaults[name]
+        chosen[name] = _scale(text, name) if equals else defaults[name] or 1.0
     return chosen
 
 

@@ -23,7 +23,7 @@ from dclocal.errors import BundleError
 from dclocal.manifest import MANIFEST, FileEntry, Manifest, parse_manifest
 from dclocal.progress import Progress, silent
 from dclocal.store import EMBEDDED, PACKED, bundles_folder, errors_as_one_line, locked
-from dclocal.stored_zip import REMEDY, add_member, open_stored, read_blocks
+from dclocal.stored_zip import REMEDY, add_member, list_stored, read_blocks
 
 UNPACKING = ".unpacking-"
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
@@ -114,7 +114,8 @@ def _opened(file: Path) -> Iterator[Packed]:
     """The archive with everything checked that can be without reading its members."""
     if not file.is_file():
         raise BundleError(f"there is no file {file}", f"name a {PACKED} file")
-    with file.open("rb") as stream, open_stored(stream, str(file)) as members:
+    with file.open("rb") as stream:
+        members = list_stored(stream, str(file))
         info = members.pop(MANIFEST, None)
         if info is None:
             raise BundleError(f"{file} holds no {MANIFEST}", f"name a {PACKED} file")

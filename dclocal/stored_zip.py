@@ -11,7 +11,6 @@ import stat
 import struct
 import zipfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import BinaryIO
 
 from dclocal.errors import BundleError
@@ -36,8 +35,7 @@ def add_member(archive: zipfile.ZipFile, name: str, size: int, blocks: Iterable[
             stream.write(block)
 
 
-@contextmanager
-def open_stored(stream: BinaryIO, where: str) -> Iterator[dict[str, zipfile.ZipInfo]]:
+def list_stored(stream: BinaryIO, where: str) -> dict[str, zipfile.ZipInfo]:
     """The members of such a zip by name; `read_blocks` reads them from the same stream.
 
     Raises BundleError, naming `where`, for whatever is not as this module's first line says.
@@ -53,7 +51,7 @@ def open_stored(stream: BinaryIO, where: str) -> Iterator[dict[str, zipfile.ZipI
                 end = _data_offset(stream, info, where) + info.file_size
             if end != directory:
                 raise BundleError(f"{where}: {directory - end} bytes that belong to no member", REMEDY)
-            yield members
+            return members
     except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, EOFError) as error:
         raise BundleError(f"{where} is not a zip that can be read ({error})", REMEDY) from error
 

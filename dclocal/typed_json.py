@@ -143,7 +143,7 @@ class Reader:
         values = self.take(key, dict)
         for name, value in values.items():
             if not isinstance(value, str):
-                raise BundleError(f"{self.where}: {key}.{name:.60} is {value!r:.60}, expected a text", REMEDY)
+                raise BundleError(f"{self.where}: {key}.{name!r:.60} is {value!r:.60}, expected a text", REMEDY)
         return values
 
     def section(self, key: str) -> Reader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,12 +10,14 @@ import numpy as np
 import pytest
 
 from dclocal.adapters import choose, switch
-from dclocal.bundle import AdapterSpec
+from dclocal.bundle import AdapterSpec, Bundle, describe_files, read_bundle, write_manifest
 from dclocal.chat import ChatSession
+from dclocal.cli import run
 from dclocal.errors import BundleError, UserError
 from dclocal.fake import FakeLLM, FakeVision, fake_bundle
 from dclocal.llm import LLM
 from dclocal.prompt import Tokens
+from dclocal.session import open_llm, open_session
 from tests.tiny_files import write_tiny_gguf
 
 RANK, ALPHA, WIDTH = 4, 6.0, 32
@@ -169,6 +172,7 @@ def test_an_adapter_of_another_model_is_one_line(folder: Path, tmp_path: Path) -
 
 def test_what_a_user_may_ask_for() -> None:
     assert choose(KNOWN, ["second"]) == {"second": 0.5}
+    assert choose([AdapterSpec("off", "off.gguf", 0.0)], ["off"]) == {"off": 1.0}
     assert choose(KNOWN, ["second=2", "first=-0.5"]) == {"second": 2.0, "first": -0.5}
     assert choose(KNOWN, ["none"]) == choose((), ["none"]) == {}
     for wanted, expected in (
@@ -183,6 +187,61 @@ def test_what_a_user_may_ask_for() -> None:
             choose(KNOWN, wanted)
     with pytest.raises(UserError, match="known: this model has none"):
         choose((), ["first"])
+
+
+@pytest.fixture
+def adapted(bundle: Bundle, tmp_path: Path) -> Path:
+    """The embedded bundle with an adapter beside it, in a folder of its own."""
+    folder = tmp_path / "adapted"
+    folder.mkdir()
+    for name in bundle.manifest.files:
+        (folder / name).symlink_to(bundle.path / name)
+    random, width = np.random.default_rng(0), bundle.manifest.vision.n_embd
+    write_adapter(
+        folder / "loud.gguf",
+        {
+            f"blk.{layer}.attn_q": tuple(
+                random.standard_normal(shape, dtype=np.float32) for shape in ((RANK, width), (width, RANK))
+            )
+            for layer in range(30)
+        },  # type: ignore[arg-type]
+    )
+    adapters = (AdapterSpec("loud", "loud.gguf", 1.0),)
+    write_manifest(folder, dataclasses.replace(bundle.manifest, adapters=adapters, files=describe_files(folder)))
+    return folder
+
+
+@pytest.mark.bundle
+def test_chat_runs_with_the_bundles_adapters(adapted: Path, bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    """All of them unless the user says which; a bundle without its adapter is another model."""
+
+    def ask(*options: str, folder: Path = adapted) -> str:
+        question = ["-p", "What is the capital of France?", "--max-tokens", "8", "--threads", "1"]
+        assert run(["chat", "--bundle", str(folder), *question, *options]) == 0
+        return capsys.readouterr().out
+
+    plain = ask(folder=bundle.path)
+    assert ask("--lora", "none") == plain
+    assert ask() == ask("--lora", "loud=1") != plain
+    for option, expected in (("quiet", "known: loud"), ("loud=x", "is not a number")):
+        assert run(["chat", "--bundle", str(adapted), "-p", "hm?", "--lora", option]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == "" and expected in captured.err and captured.err.count("\n") == 1
+    assert run(["bundle", "show", str(adapted)]) == 0
+    assert "loud         1  loud.gguf" in capsys.readouterr().out
+
+
+@pytest.mark.bundle
+def test_a_conversation_switches(adapted: Path) -> None:
+    with_default = open_session(read_bundle(adapted))
+    assert switch(with_default, []) == {"loud": 1.0}
+    list(with_default.ask("Hello", max_tokens=2))
+    assert switch(with_default, ["none"]) == {}
+    assert with_default.llm.cells == []  # type: ignore[attr-defined]
+    assert switch(with_default, ["loud=0.5"]) == {"loud": 0.5}
+    llm = open_llm(read_bundle(adapted), {})
+    assert llm.adapters == {}
+    llm.close()
 
 
 def test_a_model_without_adapters_says_so(tmp_path: Path) -> None:
