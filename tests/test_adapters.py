@@ -233,13 +233,13 @@ def test_chat_runs_with_the_bundles_adapters(adapted: Path, bundle: Bundle, caps
 
 @pytest.mark.bundle
 def test_a_conversation_switches(adapted: Path) -> None:
-    with_default = open_session(read_bundle(adapted))
+    with_default = open_session(read_bundle(adapted), threads=1)
     assert switch(with_default, []) == {"loud": 1.0}
     list(with_default.ask("Hello", max_tokens=2))
     assert switch(with_default, ["none"]) == {}
     assert with_default.llm.cells == []  # type: ignore[attr-defined]
     assert switch(with_default, ["loud=0.5"]) == {"loud": 0.5}
-    llm = open_llm(read_bundle(adapted), {})
+    llm = open_llm(read_bundle(adapted), {}, threads=1)
     assert llm.adapters == {}
     llm.close()
 
