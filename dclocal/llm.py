@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import ctypes
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from typing import Any
 import llama_cpp.llama_cpp as llama
 import numpy as np
 
+from dclocal.adapters import Adapters
 from dclocal.bundle import Sampling
+from dclocal.cells import Cell, common_prefix, segment_cells
 from dclocal.errors import BundleError, PromptError
 from dclocal.llama_log import capture_log, run_logging
 from dclocal.machine import usable_cores
@@ -25,9 +27,6 @@ from dclocal.prompt import Embeds, Segment
 
 BATCH = 512
 SEQUENCE = 0
-
-Cell = int | tuple[str, int]
-"""What one position of the KV cache holds: a token id, or (image key, row)."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +41,19 @@ class Prefill:
 class LLM:
     """A GGUF model with one context.  Not safe for use from several threads at once.
 
-    Raises BundleError where the file cannot be loaded.
+    `adapters` are LoRA files that `use_adapters` may switch to, by name; none is in use at first.  Raises
+    BundleError where the file cannot be loaded.
     """
 
-    def __init__(self, path: Path, *, n_ctx: int, threads: int | None = None, gpu_layers: int = 0):
+    def __init__(
+        self,
+        path: Path,
+        *,
+        n_ctx: int,
+        threads: int | None = None,
+        gpu_layers: int = 0,
+        adapters: Mapping[str, Path] | None = None,
+    ):
         self._log = capture_log()
         self._model = self._context = None
         self.cells: list[Cell] = []
@@ -62,6 +70,7 @@ class LLM:
         self.n_ctx: int = llama.llama_n_ctx(self._context)
         self._batch: int = min(BATCH, llama.llama_n_batch(self._context))  # less in a context shorter than BATCH
         self._memory = llama.llama_get_memory(self._context)
+        self._adapters = Adapters(self._model, self._context, adapters or {})
 
     def _loaded(self, path: Path, params: Any) -> Any:
         if not path.is_file():
@@ -83,6 +92,20 @@ class LLM:
             self.close()
             raise BundleError(f"{path}: no context of {n_ctx} tokens could be made", "free memory and try again")
         return context
+
+    @property
+    def adapters(self) -> Mapping[str, float]:
+        """The scale of every adapter that is in use, by name."""
+        return self._adapters.scales
+
+    def use_adapters(self, scales: Mapping[str, float]) -> None:
+        """Run with these adapters and no others.  A change forgets the cache, which others evaluated.
+
+        Raises BundleError for an unknown name, or a file that is no adapter of this model; then nothing changes.
+        """
+        if self._adapters.load(scales):
+            self._forget_from(0)
+            self._adapters.switch(scales)
 
     def tokenize(self, text: str, parse_special: bool) -> list[int]:
         """Token ids of `text`, none added; special tokens are read as such only with `parse_special`.
@@ -240,23 +263,6 @@ class LLM:
             self.evaluated_tokens += len(cells)
         finally:
             llama.llama_batch_free(batch)
-
-
-def segment_cells(segments: Sequence[Segment]) -> Iterator[Cell]:
-    """What each position of these segments holds."""
-    for segment in segments:
-        if isinstance(segment, Embeds):
-            yield from ((segment.key, row) for row in range(len(segment)))
-        else:
-            yield from segment.ids
-
-
-def common_prefix(held: Sequence[object], wanted: Sequence[object]) -> int:
-    """How many cells from the start are the same in both."""
-    for index, (one, other) in enumerate(zip(held, wanted)):
-        if one != other:
-            return index
-    return min(len(held), len(wanted))
 
 
 def _sampler(sampling: Sampling, seed: int, n_vocab: int) -> Any:

@@ -21,6 +21,7 @@ HELP = """\
 /image PATH|URL   attach a picture to the next question
 /reset            forget what was said
 /save FILE        write the conversation to FILE (.json or .md)
+/lora NAME=SCALE  run with exactly these adapters (several, or none); alone, list them
 /stats            what the last answer cost
 /help             this list
 /quit             leave (so does Ctrl-D)
@@ -38,6 +39,7 @@ class Repl:
             "/image": self.attach,
             "/reset": self.reset,
             "/save": self.save,
+            "/lora": self.lora,
             "/stats": self.stats,
             "/help": lambda _: note(HELP),
         }
@@ -124,6 +126,16 @@ class Repl:
         except OSError as error:
             raise UserError(f"{path} cannot be written ({error.strerror})", "name another file") from error
         note(f"saved {path}")
+
+    def lora(self, argument: str) -> None:
+        from dclocal.adapters import switch
+
+        used = switch(self.session, argument.split())
+        known = self.session.bundle.manifest.adapters
+        if not known:
+            note("this bundle has no adapters")
+        for adapter in known:
+            note(f"{adapter.name}={used.get(adapter.name, 0.0):g}")
 
     def stats(self, _: str) -> None:
         if self.last is None:

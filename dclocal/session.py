@@ -7,7 +7,7 @@ the entry-point group `dclocal.backends`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from dclocal.chat import ChatSession
+    from dclocal.llm import LLM
 
 STANDARD_INPUT = "-"
 BACKENDS = "dclocal.backends"
@@ -34,16 +35,37 @@ def load_images(sources: Sequence[str]) -> list[Image]:
     return [load_image(_read_standard_input() if source == STANDARD_INPUT else source) for source in sources]
 
 
-def open_session(bundle: Bundle, *, system: str = "", threads: int | None = None) -> ChatSession:
-    """A ready session; vision encoder and language model are loaded at the same time."""
+def open_session(
+    bundle: Bundle, *, system: str = "", threads: int | None = None, lora: Sequence[str] = ()
+) -> ChatSession:
+    """A ready session; vision encoder and language model are loaded at the same time.
+
+    `lora` chooses adapters as `adapters.choose` reads them, all of the bundle's at their scales where it is empty.
+    """
+    from dclocal.adapters import choose, default_scales
     from dclocal.chat import ChatSession
-    from dclocal.llm import LLM
     from dclocal.vision import VisionEncoder
 
+    known = bundle.manifest.adapters
+    scales = choose(known, lora) if lora else default_scales(known)
     with ThreadPoolExecutor(1) as pool:
         vision = pool.submit(VisionEncoder, bundle, threads)
-        llm = LLM(bundle.llm_path, n_ctx=bundle.manifest.n_ctx, threads=threads)
+        llm = open_llm(bundle, scales, threads)
         return ChatSession(bundle, vision.result(), llm, system)
+
+
+def open_llm(bundle: Bundle, scales: Mapping[str, float], threads: int | None = None) -> LLM:
+    """The bundle's language model with adapters at `scales` by name; `adapters.default_scales` has its own."""
+    from dclocal.llm import LLM
+
+    files = {adapter.name: bundle.path / adapter.file for adapter in bundle.manifest.adapters}
+    llm = LLM(bundle.llm_path, n_ctx=bundle.manifest.n_ctx, threads=threads, adapters=files)
+    try:
+        llm.use_adapters(scales)
+    except BaseException:
+        llm.close()
+        raise
+    return llm
 
 
 def open_checkpoint_session(

@@ -24,6 +24,7 @@ DEFAULT = "dc-tiny"
 EMBEDDED = (DEFAULT,)
 BUILD_BYTES = 900 << 20
 BUILDING = ".building-"
+PACKED = ".dcb"
 FULL_BELOW_BYTES = 32 << 20  # a failure with less than this free is put down to the disk
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_IN_WORDS = re.compile(r"No space left on device|Disk quota exceeded|requested and \d+ written|iostream error")
@@ -45,15 +46,21 @@ def bundles_folder() -> Path:
 
 
 def open_bundle(name: str | None = None, progress: Progress = silent) -> Bundle:
-    """The bundle of that name, or in that folder; None is the embedded default, built if it is not there.
+    """The bundle of that name, in that folder, or in that .dcb file, which is unpacked into the store once.
+
+    None is the embedded default, built if it is not there.
 
     Raises BundleError for an unknown name (listing the known ones) or a damaged bundle.
     """
     if name is None or name in EMBEDDED:
         return pull(name or DEFAULT, None, progress)
     path = bundles_folder() / name
-    if _is_plain(name) and os.path.isfile(path / MANIFEST):
+    if is_plain(name) and os.path.isfile(path / MANIFEST):
         return _read(path)
+    if name.endswith(PACKED) and os.path.isfile(os.path.expanduser(name)):
+        from dclocal.pack import open_packed  # which builds on this module
+
+        return open_packed(Path(os.path.expanduser(name)), progress)
     if os.sep in name or os.path.isdir(name):
         return _read(Path(os.path.expanduser(name)))
     known = sorted({*EMBEDDED, *(known for known, _ in installed())})
@@ -73,7 +80,7 @@ def pull(name: str, source_dir: Path | None = None, progress: Progress = silent)
     ready = _ready(name, parts)
     if ready is not None:
         return ready
-    with _errors_as_one_line(), _locked(name, progress):
+    with errors_as_one_line(), locked(name, progress):
         return _ready(name, parts) or _build(name, parts, source_dir, progress)
 
 
@@ -81,7 +88,7 @@ def installed() -> list[tuple[str, Bundle | BundleError]]:
     """Every bundle by name; a damaged one stands there as its error."""
     found: list[tuple[str, Bundle | BundleError]] = []
     folder = bundles_folder()
-    with _errors_as_one_line():
+    with errors_as_one_line():
         paths = sorted(folder.iterdir()) if os.path.isdir(folder) else []
     for path in paths:
         if os.path.isdir(path) and not path.name.startswith("."):
@@ -95,10 +102,10 @@ def installed() -> list[tuple[str, Bundle | BundleError]]:
 def remove(name: str) -> None:
     """Delete an installed bundle; its manifest goes first, so that what is left never loads."""
     path = bundles_folder() / name
-    if not _is_plain(name) or not os.path.isdir(path):
+    if not is_plain(name) or not os.path.isdir(path):
         known = ", ".join(name for name, _ in installed()) or "none"
         raise BundleError(f"there is no bundle {name!r}", f"installed: {known}")
-    with _errors_as_one_line(), _locked(name, silent):
+    with errors_as_one_line(), locked(name, silent):
         if path.is_symlink():  # the folder behind it is the user's own
             path.unlink()
             return
@@ -222,7 +229,8 @@ def _disk_is_full(place: Path) -> BundleError:
 
 
 @contextmanager
-def _locked(name: str, progress: Progress) -> Iterator[None]:
+def locked(name: str, progress: Progress) -> Iterator[None]:
+    """Alone among all processes that make or remove the bundle `name`."""
     from filelock import FileLock, Timeout
 
     folder = home() / "locks"
@@ -240,7 +248,7 @@ def _locked(name: str, progress: Progress) -> Iterator[None]:
 
 
 @contextmanager
-def _errors_as_one_line() -> Iterator[None]:
+def errors_as_one_line() -> Iterator[None]:
     """Trouble with the disk as an error that says what to do."""
     try:
         yield
@@ -258,5 +266,6 @@ def _errors_as_one_line() -> Iterator[None]:
         raise
 
 
-def _is_plain(name: str) -> bool:
+def is_plain(name: str) -> bool:
+    """Whether `name` can be a folder of the store's: no path, not hidden."""
     return bool(name) and not name.startswith(".") and Path(name).name == name and "\\" not in name

