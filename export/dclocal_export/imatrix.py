@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def write_imatrix(
     if not count:
         raise UserError("an importance matrix needs texts or pictures", "name some of your own")
     longest = max((len(image) for image in images), default=0)
-    with _Collector(gguf, n_ctx=longest + MAX_TOKENS + 8) as llm:
+    with closing(_Collector(gguf, n_ctx=longest + MAX_TOKENS + 8)) as llm:
         for index in range(count):
             prompt: list[Segment] = []
             if images:
@@ -184,5 +185,5 @@ def imatrix_array(values: Mapping[str, np.ndarray]) -> Any:
         entry.name = name.encode()
         entry.data = column.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
         entry.size = column.size
-    array.kept = kept
+    array.kept = kept  # type: ignore[attr-defined]
     return array

@@ -1,7 +1,7 @@
 """Runs inside the converter's process: `kept_runner.py KEPT convert|lora ARGUMENTS`; KEPT comes first on its path.
 
-Adds two things to the kept converter, both through its own tensor mapping: a tokenizer that it does not know by the
-hash of a text is known by its splitting rule instead; and LoRA becomes a GGUF adapter, which the wheel has no script for.
+Adds two things to the kept converter: a tokenizer that it does not know by the hash of a text is known by its
+splitting rule instead; and LoRA becomes a GGUF adapter through its own tensor mapping (the wheel has no script for it).
 """
 
 from __future__ import annotations

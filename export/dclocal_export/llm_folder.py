@@ -155,7 +155,7 @@ def _pass(job: _Job, file: Path, out: Path | None) -> None:
         target.write(_header(tensors))
         for name, stored in tensors.items():
             for piece in _pieces(job, name, stored):
-                target.write(memoryview(piece.contiguous().view(torch.uint8).numpy().reshape(-1)))
+                target.write(piece.contiguous().view(torch.uint8).numpy().data)
         target.flush()
         os.fsync(target.fileno())
     job.placed.update(dict.fromkeys(tensors, out.name))
@@ -216,7 +216,7 @@ def _read(name: str, stored: Stored) -> Tensor:
     except Exception as error:  # safetensors has an exception class of its own
         raise CheckpointError(f"{name} cannot be read ({brief(error)})", COPY_AGAIN) from error
     if tensor.dtype not in DTYPES:
-        raise CheckpointError(f"{name} is {tensor.dtype}", "quantized weights cannot be exported: give those in 16 bits")
+        raise CheckpointError(f"{name} is {tensor.dtype}", "quantized weights cannot be exported: give 16 bits")
     return tensor
 
 

@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,9 +105,7 @@ def lora_to_gguf(
     return _written(out, write)
 
 
-def quantize(
-    f16: Path, out: Path, kind: str, *, imatrix: Path | None = None, progress: Progress = silent
-) -> Quantized:
+def quantize(f16: Path, out: Path, kind: str, *, imatrix: Path | None = None, progress: Progress = silent) -> Quantized:
     """Quantize a 16-bit GGUF by llama.cpp, to a kind in FTYPES; a file of `write_imatrix` weighs what matters.
 
     Raises UserError for an unknown kind, or with llama.cpp's reason.
@@ -170,7 +169,7 @@ def _written(out: Path, write: Callable[[Path], None]) -> Path:
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror or error}", "name another folder") from error
     finally:
-        if os.access(out.parent, os.W_OK):
+        with suppress(OSError):  # the reason is told already
             part.unlink(missing_ok=True)
     return out
 
