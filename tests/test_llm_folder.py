@@ -20,7 +20,7 @@ from dclocal.errors import UserError
 from dclocal.progress import silent
 from dclocal_export.adapter import read_adapter
 from dclocal_export.llm_folder import WORKING_BYTES, separate_adapter, write_llm_folder
-from tests.llava_layout import llm_tensors, make_projector, make_tower, tower_tensors, write_config, write_weights
+from tests.llava_layout import make_projector, make_tower, tower_tensors, write_config, write_weights
 from tests.tiny_hf import add_lora, byte_tokenizer, make_llm, write_folder
 
 
@@ -30,7 +30,7 @@ def write_llava(folder: Path, kind: str, llm: Any, form: str = "model.safetensor
 
     model_type = next(name for name, plain in LLM_TYPES.items() if plain == kind and "llava" in name)
     write_config(folder, llm, model_type)
-    tensors = {**llm_tensors(llm), **tower_tensors(make_tower("clip")), **make_projector(16)}
+    tensors = {**llm.state_dict(), **tower_tensors(make_tower("clip")), **make_projector(16)}
     write_weights(folder, tensors, form)
     byte_tokenizer(kind).save_pretrained(folder)
 
@@ -39,6 +39,10 @@ def loaded(folder: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(folder).float()
+
+
+def stored_names(folder: Path) -> set[str]:
+    return {name for file in folder.glob("*.safetensors") for name in load_file(file)}
 
 
 def require_equal(folder: Path, expected: dict[str, torch.Tensor], atol: float = 0.0) -> None:
@@ -55,6 +59,7 @@ def test_a_full_llava_checkpoint_gives_its_language_model_alone(tmp_path: Path, 
     made = write_llm_folder(tmp_path / "llava", tmp_path / "llm", progress=silent)
     assert (made.kind, made.model_type, made.in_place, made.merged) == ("full", "llama", False, 0)
     require_equal(made.path, llm.state_dict())
+    assert stored_names(made.path) == llm.state_dict().keys()  # neither tower nor projector
     config = json.loads((made.path / "config.json").read_text())
     assert config["model_type"] == "llama" and config["architectures"] == ["LlamaForCausalLM"]
     assert not any("mm_" in key for key in config)
@@ -66,8 +71,7 @@ def test_other_families_and_tied_embeddings(tmp_path: Path, kind: str) -> None:
     write_llava(tmp_path / "llava", kind, llm)
     made = write_llm_folder(tmp_path / "llava", tmp_path / "llm", progress=silent)
     require_equal(made.path, llm.state_dict())
-    stored = load_file(next(made.path.glob("*.safetensors")))
-    assert ("lm_head.weight" in stored) == (kind == "phi")
+    assert ("lm_head.weight" in stored_names(made.path)) == (kind == "phi")
 
 
 @pytest.mark.parametrize(

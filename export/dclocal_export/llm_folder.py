@@ -19,7 +19,7 @@ from torch import Tensor
 from dclocal.errors import UserError
 from dclocal.progress import Progress
 from dclocal_export.adapter import LowRank, read_adapter, require_targets
-from dclocal_export.llm_source import SIDE_FILES, LlmSource, find_llm, plain_config
+from dclocal_export.llm_source import SIDE_FILES, LlmSource, find_llm, is_stray, plain_config
 from dclocal_models.checkpoint import ADAPTER_FOLDER, CheckpointError
 from dclocal_models.llava_weights import COPY_AGAIN, Stored, brief, open_file, split_parts
 
@@ -130,8 +130,9 @@ def _write_all(job: _Job, out: Path) -> None:
         (part / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
         (part / "config.json").write_text(plain_config(job.source), encoding="utf-8")
         for name in SIDE_FILES:
-            if (job.source.tokenizer / name).is_file():
-                shutil.copyfile(job.source.tokenizer / name, part / name)
+            file = job.source.tokenizer / name
+            if file.is_file() and not is_stray(file):
+                shutil.copyfile(file, part / name)
         if out.exists():
             out.rmdir()
         part.rename(out)

@@ -22,7 +22,7 @@ from dclocal_export.adapter import LowRank, read_adapter
 from dclocal_export.imatrix import imatrix_array, read_imatrix
 from dclocal_export.kept_converter import converter_folder, run_converter
 from dclocal_export.llm_folder import free_space
-from dclocal_export.llm_source import weight_files
+from dclocal_export.llm_source import is_stray, weight_files
 from dclocal_models.llava_llm import TOKENIZER_FILES
 from dclocal_models.llava_weights import read_json
 
@@ -70,9 +70,12 @@ def convert_to_gguf(
     def write(part: Path) -> None:
         free_space(part.parent, needed, f"{out.name}")
         with tempfile.TemporaryDirectory(dir=part.parent, prefix=".llm-") as temporary:
-            link = Path(temporary) / "llm"  # a constant name: the converter writes the folder's into the file
-            link.symlink_to(folder, target_is_directory=True)
-            arguments = [str(link), "--outfile", str(part), "--outtype", outtype, "--model-name", "llm"]
+            staged = Path(temporary) / "llm"  # a constant name: the converter writes the folder's into the file
+            staged.mkdir()
+            for file in folder.iterdir():
+                if file.is_file() and not is_stray(file):
+                    (staged / file.name).symlink_to(file)
+            arguments = [str(staged), "--outfile", str(part), "--outtype", outtype, "--model-name", "llm"]
             run_converter("convert", arguments, str(folder), f"converting to {outtype} GGUF", progress, kept)
 
     return _written(out, write)

@@ -96,6 +96,14 @@ def weight_files(folder: Path) -> list[Path]:
     raise CheckpointError(f"{folder} holds no weights", "copy the whole folder")
 
 
+def is_stray(file: Path) -> bool:
+    """Whether this is a GGUF that transformers saved as tokenizer.model, as it does where the tokenizer was one's."""
+    if file.name != "tokenizer.model":
+        return False
+    with file.open("rb") as head:
+        return head.read(4) == b"GGUF"
+
+
 def _find_ours(checkpoint: Path, base: Path | None) -> LlmSource:
     from transformers import AutoConfig
 
