@@ -172,6 +172,9 @@ def test_a_llava_checkpoint_gives_the_same_file_again(models: Models, tmp_path: 
     byte_tokenizer("llama").save_pretrained(tmp_path / "llava")
     made = write_llm_folder(tmp_path / "llava", tmp_path / "llm", progress=silent)
     (made.path / "tokenizer.model").write_bytes(b"GGUF of a tokenizer that was read from one")  # as transformers saves
+    tokenizer = json.loads((made.path / "tokenizer.json").read_text())
+    tokenizer["model"]["byte_fallback"] = True  # and as it marks such a tokenizer, which is byte-level all the same
+    (made.path / "tokenizer.json").write_text(json.dumps(tokenizer))
     steps: list[tuple[str, int, int]] = []
     again = convert_to_gguf(made.path, tmp_path / "a.gguf", sources=wheels, progress=lambda *step: steps.append(step))
     assert again.read_bytes() == gguf.read_bytes()

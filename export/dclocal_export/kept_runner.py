@@ -54,7 +54,16 @@ def know_by_rule(base: Any) -> None:
             print(f"dclocal: the tokenizer's splitting rule is llama.cpp's {known!r}", file=sys.stderr)
             return known
 
+    by_pieces = base.TextModel._set_vocab_llama_hf
+
+    def set_vocab_llama_hf(self: Any) -> None:
+        """Not for byte-level BPE, even where transformers (reading one from a GGUF) marked it with byte_fallback."""
+        if rule_name(self.dir_model / "tokenizer.json") is not None:
+            raise TypeError("a byte-level BPE")
+        by_pieces(self)
+
     base.TextModel.get_vocab_base_pre = get_vocab_base_pre
+    base.TextModel._set_vocab_llama_hf = set_vocab_llama_hf
 
 
 def write_lora(matrices: Path, folder: Path, out: Path) -> None:
