@@ -81,13 +81,16 @@ class LLM:
             raise BundleError(f"{path} cannot be loaded: {why}", "remove the bundle and pull it again")
         return model
 
-    def _opened(self, path: Path, n_ctx: int, threads: int) -> Any:
+    def _context_params(self, n_ctx: int, threads: int) -> Any:
         params = llama.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, BATCH, BATCH
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
         params.no_perf = True
-        context = run_logging(llama.llama_init_from_model, self._model, params)
+        return params
+
+    def _opened(self, path: Path, n_ctx: int, threads: int) -> Any:
+        context = run_logging(llama.llama_init_from_model, self._model, self._context_params(n_ctx, threads))
         if not context:
             self.close()
             raise BundleError(f"{path}: no context of {n_ctx} tokens could be made", "free memory and try again")
@@ -161,6 +164,23 @@ class LLM:
         pointer = llama.llama_get_logits_ith(self._context, -1)
         return np.ctypeslib.as_array(pointer, shape=(self.n_vocab,)).copy()
 
+    def score(self, ids: Sequence[int]) -> np.ndarray:
+        """Evaluate tokens after what the cache holds; the logits after each of them, float32 `[len(ids), n_vocab]`."""
+        if len(self.cells) + len(ids) > self.n_ctx:
+            raise PromptError(f"{len(self.cells) + len(ids)} tokens, the context holds {self.n_ctx}", "shorten it")
+        rows = np.empty((len(ids), self.n_vocab), np.float32)
+        for start in range(0, len(ids), self._batch):
+            run = ids[start : start + self._batch]
+            self._evaluate_tokens(run, True, every=True)
+            for index in range(len(run)):
+                pointer = llama.llama_get_logits_ith(self._context, index)
+                rows[start + index] = np.ctypeslib.as_array(pointer, shape=(self.n_vocab,))
+        return rows
+
+    def forget(self) -> None:
+        """Empty the cache, so that the next prompt is evaluated from its start."""
+        self._forget_from(0)
+
     def generate(self, sampling: Sampling, *, seed: int, max_tokens: int, stop: Sequence[str] = ()) -> Iterator[str]:
         """Text pieces of the answer, in whole characters, until its end, `max_tokens` or a full context.
 
@@ -219,13 +239,13 @@ class LLM:
         if not llama.llama_memory_seq_rm(self._memory, SEQUENCE, position, -1):
             raise BundleError("this model's memory cannot be cut", "export it with an attention-based language model")
 
-    def _evaluate_tokens(self, ids: Sequence[int], want_logits: bool) -> None:
+    def _evaluate_tokens(self, ids: Sequence[int], want_logits: bool, every: bool = False) -> None:
         for start in range(0, len(ids), self._batch):
             run = ids[start : start + self._batch]
             batch = llama.llama_batch_init(len(run), 0, 1)
             values = np.array(run, dtype=np.int32)
             ctypes.memmove(batch.token, values.ctypes.data, values.nbytes)
-            self._decode(batch, run, want_logits and start + len(run) == len(ids))
+            self._decode(batch, run, want_logits and start + len(run) == len(ids), every)
 
     def _check_embeds(self, values: np.ndarray) -> None:
         if values.ndim != 2 or values.shape[1] != self.n_embd or values.dtype != np.float32:
@@ -242,8 +262,8 @@ class LLM:
             cells: list[Cell] = [(segment.key, row) for row in range(start, start + len(rows))]
             self._decode(batch, cells, want_logits and start + len(rows) == len(values))
 
-    def _decode(self, batch: Any, cells: Sequence[Cell], want_logits: bool) -> None:
-        """Evaluate a batch after what the cache holds, record it and free it.
+    def _decode(self, batch: Any, cells: Sequence[Cell], want_logits: bool, every: bool = False) -> None:
+        """Evaluate a batch after what the cache holds, record it and free it; `every` position's logits, or the last's.
 
         Interrupted between the two, the cache holds more than the record: the next `prefill` cuts it off.
         """
@@ -254,7 +274,7 @@ class LLM:
                 batch.pos[index] = position + index
                 batch.n_seq_id[index] = 1
                 batch.seq_id[index][0] = SEQUENCE
-                batch.logits[index] = 0
+                batch.logits[index] = every
             batch.logits[len(cells) - 1] = want_logits
             status = llama.llama_decode(self._context, batch)
             if status:
