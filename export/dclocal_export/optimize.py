@@ -69,7 +69,7 @@ def fold_constants(source: Path, out: Path) -> None:
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(out)
-    if weight_bytes(source) >= EXTERNAL_DATA:
+    if is_large(source):
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", data_name(out))
         options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
     onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
@@ -256,12 +256,12 @@ def remove(file: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def weight_bytes(file: Path) -> int:
-    """Bytes of a graph's weights in float32, wherever they stand."""
+def is_large(file: Path) -> bool:
+    """Whether a graph's weights, as float32, are too many for one file."""
     import onnx
 
     graph = onnx.load(file, load_external_data=False).graph
-    return sum(4 * int(np.prod(list(tensor.dims) or [1])) for tensor in graph.initializer)
+    return sum(4 * int(np.prod(list(tensor.dims) or [1])) for tensor in graph.initializer) >= EXTERNAL_DATA
 
 
 @contextmanager

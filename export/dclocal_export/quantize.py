@@ -22,7 +22,7 @@ from PIL.Image import Image
 from dclocal.images import to_pixels
 from dclocal.progress import Progress, silent
 from dclocal.vision import INPUT
-from dclocal_export.optimize import EXTERNAL_DATA, files_of, optimize, quiet_logging, remove, save_graph, weight_bytes
+from dclocal_export.optimize import files_of, is_large, optimize, quiet_logging, remove, save_graph
 from dclocal_export.vision_onnx import export_vision, fusible, transformer
 from dclocal_models.vlm import DenseConnectorModel, image_spec
 
@@ -150,7 +150,7 @@ def _int8(job: _Job) -> Written:
         nodes_to_quantize=products,
         operators_to_quantize=["MatMul"],
     )
-    large = weight_bytes(job.graph) >= EXTERNAL_DATA
+    large = is_large(job.graph)
     ORTQuantizer(job.graph).quantize(config, job.work, file_suffix="int8", use_external_data_format=large)
     return onnx.load(job.work / "optimized_int8.onnx"), kept
 
@@ -234,7 +234,7 @@ def _calibrated(job: _Job, kinds: list[str] | None) -> Any:
         kinds,
         str(job.work / "augmented.onnx"),
         CalibrationMethod.MinMax,
-        use_external_data_format=weight_bytes(job.graph) >= EXTERNAL_DATA,
+        use_external_data_format=is_large(job.graph),
     )
     for index in range(len(job.pixels)):
         job.progress("measuring ranges", index, len(job.pixels))
