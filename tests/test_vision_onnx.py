@@ -129,10 +129,7 @@ def test_what_float16_cannot_hold_stays_float32(
     monkeypatch.setattr(quantize, "FLOAT16_CEILING", np.inf)
     unguarded = write(model, tmp_path, "fp16", pictures)
     found = run_graph(unguarded.file, to_pixels(pictures, image_spec(model)))
-    assert (
-        not np.isfinite(found).all()
-        or np.abs(found - encode_pixels(model, to_pixels(pictures, image_spec(model)))).max() > 0.1
-    )
+    assert not np.isfinite(found).all()
 
 
 def test_large_weights_stand_beside_the_graph(

@@ -119,8 +119,8 @@ def _fp16(job: _Job) -> Written:
     import onnx
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
-    ranges = _ranges(job, None)
-    large = {name for name, (low, high) in ranges.items() if max(-low, high) > FLOAT16_CEILING}
+    ranges = _calibrated(job, None).items()
+    large = {name for name, data in ranges if max(-np.min(data.lowest), np.max(data.highest)) > FLOAT16_CEILING}
     graph = onnx.load(job.graph)
     large |= {tensor.name for tensor in graph.graph.initializer if _largest(tensor) > FLOAT16_CEILING}
     blocked = {node.name: node.op_type for node in graph.graph.node if large & {*node.input, *node.output}}
@@ -129,7 +129,36 @@ def _fp16(job: _Job) -> Written:
     kept.update((node.op_type, "no float16 kernel") for node in graph.graph.node if node.op_type in never)
     del graph
     converted = convert_float_to_float16(str(job.graph), keep_io_types=True, node_block_list=list(blocked))
+    _mend_casts(converted)
     return converted, kept
+
+
+def _mend_casts(graph: Any) -> None:
+    """Let float32 nodes hand on float32.
+
+    The conversion takes all that they give through float16, where it overflows, and casts a tensor once for each
+    float32 node that reads it, under one name, which is an invalid graph.
+    """
+    from onnx import TensorProto
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    nodes = list({node.name: node for node in graph.graph.node}.values())
+    targets = {node.name: node.attribute[0].i for node in nodes if node.op_type == "Cast"}
+    narrowed = {node.output[0]: node.input[0] for node in nodes if targets.get(node.name) == TensorProto.FLOAT16}
+    widened = [node for node in nodes if targets.get(node.name) == TensorProto.FLOAT and node.input[0] in narrowed]
+    names = {node.output[0]: narrowed[node.input[0]] for node in widened}
+    given = {names.pop(value.name): value.name for value in graph.graph.output if value.name in names}
+    kept = [node for node in nodes if node not in widened]
+    for node in kept:
+        node.input[:] = [given.get(names.get(name, name), names.get(name, name)) for name in node.input]
+        node.output[:] = [given.get(name, name) for name in node.output]
+    read = {name for node in kept for name in node.input}
+    kept = [
+        node for node in kept if node.output[0] in read or node.output[0] in given.values() or node.op_type != "Cast"
+    ]
+    del graph.graph.node[:]
+    graph.graph.node.extend(kept)
+    OnnxModel(graph).topological_sort(is_deterministic=True)
 
 
 def _int8(job: _Job) -> Written:
@@ -243,11 +272,6 @@ def _calibrated(job: _Job, kinds: list[str] | None) -> Any:
     ranges = calibrator.compute_data()
     remove(job.work / "augmented.onnx")
     return ranges
-
-
-def _ranges(job: _Job, kinds: list[str] | None) -> dict[str, tuple[float, float]]:
-    found = _calibrated(job, kinds)
-    return {name: (float(np.min(data.lowest)), float(np.max(data.highest))) for name, data in found.items()}
 
 
 def _largest(tensor: Any) -> float:
