@@ -152,10 +152,8 @@ def _mend_casts(graph: Any) -> None:
     for node in kept:
         node.input[:] = [given.get(names.get(name, name), names.get(name, name)) for name in node.input]
         node.output[:] = [given.get(name, name) for name in node.output]
-    read = {name for node in kept for name in node.input}
-    kept = [
-        node for node in kept if node.output[0] in read or node.output[0] in given.values() or node.op_type != "Cast"
-    ]
+    read = {name for node in kept for name in node.input} | {value.name for value in graph.graph.output}
+    kept = [node for node in kept if node.output[0] in read or node.op_type != "Cast"]
     del graph.graph.node[:]
     graph.graph.node.extend(kept)
     OnnxModel(graph).topological_sort(is_deterministic=True)
