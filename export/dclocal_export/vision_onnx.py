@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dclocal.progress import Progress
 from dclocal.vision import INPUT, OUTPUT
 from dclocal_models.vlm import DenseConnectorModel
 
@@ -46,3 +50,31 @@ def export_vision(model: DenseConnectorModel, path: Path) -> None:
             do_constant_folding=False,
             dynamo=False,
         )
+
+
+def transformer(model: DenseConnectorModel) -> Any:
+    """The transformers model inside the vision backbone."""
+    return getattr(model.vision, "vit", model.vision).tower
+
+
+@contextmanager
+def fusible(model: DenseConnectorModel, progress: Progress) -> Iterator[None]:
+    """Attention in the plain form that ONNX Runtime's fusions know, each layer told as it is traced."""
+    tower, depth = transformer(model), model.vision.depth
+    former = tower.config._attn_implementation
+    traced = 0
+
+    def tell(*_: Any) -> None:
+        nonlocal traced
+        traced += 1
+        progress("tracing the vision graph", min(traced, depth), depth)
+
+    lists = [module for module in tower.modules() if isinstance(module, nn.ModuleList) and len(module) == depth]
+    hooks = [layer.register_forward_hook(tell) for layer in lists[0]]
+    tower.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        tower.set_attn_implementation(former)
+        for hook in hooks:
+            hook.remove()
