@@ -84,6 +84,7 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     tiny_model().save_pretrained(folder, tiny_tokenizer())
     config = json.loads((folder / CONFIG_FILE).read_text())
+    older = {**config, "connector": {key: config["connector"][key] for key in ("kind", "groups", "reduce")}}
 
     def failing(match: str) -> None:
         with pytest.raises(CheckpointError, match=match):
@@ -100,7 +101,13 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     failing(f"{VISION_FILE} cannot be read")
     (folder / VISION_FILE).unlink()
     failing(f"{VISION_FILE} is missing")
-    for damaged in ("{", "[]", '{"architectures": ["LlavaLlamaForCausalLM"]}', json.dumps({**config, "fit": "crop"})):
+    for damaged in (
+        "{",
+        "[]",
+        '{"architectures": ["LlavaLlamaForCausalLM"]}',
+        json.dumps({**config, "fit": "crop"}),
+        json.dumps(older),
+    ):
         (folder / CONFIG_FILE).write_text(damaged)
         failing("is not a config of ours")
     (folder / CONFIG_FILE).unlink()

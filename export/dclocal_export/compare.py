@@ -66,7 +66,9 @@ def as_tables(found: dict[str, Any]) -> list[Table]:
     facts = [(name, str(one[name]), str(other[name])) for name in one]
     facts.append(("same answers", f"{found['same']} of {found['questions']}", ""))
     unlike = [
-        (str(row["picture"]), row["question"], *row["answers"]) for row in found["answers"] if len(set(row["answers"])) > 1
+        (str(row["picture"]), row["question"], *row["answers"])
+        for row in found["answers"]
+        if len(set(row["answers"])) > 1
     ]
     tables = [Table(facts, "bundles", ("", "first", "second"))]
     if unlike:

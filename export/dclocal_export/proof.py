@@ -77,7 +77,9 @@ def _answers(
     """Greedy answers of the bundle and of the checkpoint in PyTorch, unless that takes too much memory."""
     wanted = 4 * sum(parameter.numel() for parameter in model.base_llm.parameters())
     if wanted > MEMORY_SHARE * memory_bytes():
-        return {"skipped": f"PyTorch's language model takes {wanted >> 30} GiB here, {memory_bytes() >> 30} GiB are there"}
+        return {
+            "skipped": f"PyTorch's language model takes {wanted >> 30} GiB here, {memory_bytes() >> 30} GiB are there"
+        }
     whole, tokenizer = open_checkpoint(
         checkpoint, base=options.base, vision_tower=options.vision_tower, dtype=torch.float32
     )

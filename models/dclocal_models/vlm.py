@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +44,22 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ModelConfig:
-        """The config from `config.json`; lists become tuples again."""
+        """The config from `config.json`; lists become tuples again.
+
+        Every key must be there: a default that has changed since would make another model, which answers plausibly.
+        """
         values = dict(data)
         vision, connector = dict(values.pop("vision")), dict(values.pop("connector"))
+        for part, given in ((VisionConfig, vision), (ConnectorConfig, connector), (cls, data)):
+            missing = [known.name for known in fields(part) if known.name not in given]
+            if missing:
+                raise ValueError(f"{part.__name__} lacks {', '.join(missing)}")
         for key in ("image_mean", "image_std"):
             vision[key] = tuple(vision[key])
         for key in ("token_grid", "layers"):
-            if connector.get(key) is not None:
+            if connector[key] is not None:
                 connector[key] = tuple(connector[key])
-        values["pinpoints"] = tuple((int(width), int(height)) for width, height in values.get("pinpoints", ()))
+        values["pinpoints"] = tuple((int(width), int(height)) for width, height in values["pinpoints"])
         return cls(VisionConfig(**vision), ConnectorConfig(**connector), **values)
 
 
