@@ -20,7 +20,7 @@ FOLDER = click.Path(path_type=Path)
 )
 @click.argument("checkpoint", required=False, type=FOLDER)
 @click.argument("out", required=False, type=FOLDER)
-@click.option("--vision", default="int8", show_default=True, help="fp32, fp16, int8, int8_static or int4.")
+@click.option("--vision", default="int8", show_default=True, help="fp32, fp16, int8, int8_block, int8_static or int4.")
 @click.option("--llm", default="q8_0", show_default=True, help="f16, q8_0, q6_k, q5_k_m, q4_k_m, q4_0 or iq4_nl.")
 @click.option("--lora", type=click.Choice(["merge", "separate"]), default="merge", show_default=True)
 @click.option("--mmproj", is_flag=True, help="Also write llama.cpp's own projector file.")
@@ -58,6 +58,7 @@ def _export(checkpoint: Path, out: Path, options: dict[str, Any]) -> None:
     from dclocal.progress import for_terminal
     from dclocal_export.options import ExportOptions
     from dclocal_export.pipeline import export_bundle, read_pictures, require_options, require_target
+    from dclocal_models.backend import hush
 
     asked = ExportOptions(
         name=options["name"] or out.resolve().name,
@@ -83,6 +84,7 @@ def _export(checkpoint: Path, out: Path, options: dict[str, Any]) -> None:
             f"measured on {len(pictures)} pictures of {asked.images}"
         )
         return
+    hush()
     with for_terminal() as progress:
         print(export_bundle(checkpoint, out, asked, progress).path)
 

@@ -14,7 +14,7 @@ BITS = {"f16": 16.0, "q8_0": 8.5, "q6_k": 6.5625, "q5_k_m": 5.69, "q4_k_m": 4.85
 PREFILL_TIME = {"f16": 1.6, "q8_0": 1.0, "q6_k": 1.3, "q5_k_m": 1.3, "q4_k_m": 0.9, "q4_0": 0.54, "iq4_nl": 0.6}
 """Prefill time as a share of q8_0's on a processor with AVX-512; q8_0 and q4_0 measured with dc-tiny, the others
 rough."""
-VISION_BITS = {"fp32": 32.0, "fp16": 16.0, "int8": 8.3, "int8_static": 8.3, "int4": 5.0}
+VISION_BITS = {"fp32": 32.0, "fp16": 16.0, "int8": 8.3, "int8_static": 8.3, "int8_block": 9.0, "int4": 5.0}
 CONTEXT = 4096
 QUESTION_TOKENS = 32
 

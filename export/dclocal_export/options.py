@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 LORA_WAYS = ("merge", "separate")
-VISION_FLOORS = {"fp32": 0.9999, "fp16": 0.999, "int8": 0.99, "int8_static": 0.98, "int4": 0.97}
+VISION_FLOORS = {"fp32": 0.9999, "fp16": 0.999, "int8_block": 0.999, "int8": 0.99, "int8_static": 0.98, "int4": 0.97}
 """Least cosine of any picture's embeddings with PyTorch's."""
 TOP1_FLOORS = {"f16": 0.999, "q8_0": 0.95, "q6_k": 0.93, "q5_k_m": 0.9, "q4_k_m": 0.85, "q4_0": 0.8, "iq4_nl": 0.8}
 """Least share of positions at which the quantized model's likeliest token is the f16 model's."""
@@ -16,7 +16,7 @@ TOP1_FLOORS = {"f16": 0.999, "q8_0": 0.95, "q6_k": 0.93, "q5_k_m": 0.9, "q4_k_m"
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """`vision` is a name in `quantize.PRECISIONS`, `llm` one in `llm_gguf.QUANTIZATIONS`; `lora`: merge, or separate.
+    """`vision` is a name in `quantize.PRECISIONS`, `llm` one in `llm_gguf.FTYPES`; `lora`: merge, or separate.
 
     `images`: a folder of pictures to calibrate and measure on.  `base`, `vision_tower`: see `open_checkpoint`.
     `imatrix_text`: a text file for an importance matrix.  `licences` name the parts' licences.  `sources`: a folder

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from PIL.Image import Image
 
-from dclocal.bundle import Bundle, Sampling
+from dclocal.bundle import Bundle
+from dclocal.chat import Answered
 from dclocal.images import image_key, to_pixels
-from dclocal.llm import LLM
 from dclocal.progress import Progress, silent
-from dclocal.prompt import Message, render, to_segments
-from dclocal.vision import INPUT, OUTPUT, VisionEncoder
+from dclocal.session import open_session
+from dclocal.vision import INPUT, OUTPUT
 from dclocal_export.optimize import data_name
-from dclocal_models.answer import answer_embedded, embed_images, encode_pixels
+from dclocal_models.answer import answer_embedded, embed_images, embed_pictures, encode_pixels
 from dclocal_models.vlm import DenseConnectorModel, image_spec
 
 
@@ -130,21 +130,21 @@ def answer_parity(
     max_tokens: int,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Greedy answers of the bundle against the PyTorch model's, each through its own vision encoder."""
-    vision = VisionEncoder(bundle)
+    """Greedy answers of the bundle against the PyTorch model's, each through its own vision encoder.
+
+    The bundle answers as in a conversation: its adapters at their own scales, AnyRes's tiles gathered.
+    """
+    session = open_session(bundle)
     same = 0
     differing = []
-    with LLM(bundle.llm_path, n_ctx=bundle.manifest.n_ctx) as llm:
-        for index, (image, text) in enumerate(questions):
-            progress("comparing answers with PyTorch's", index + 1, len(questions))
-            key = image_key(image)
-            expected = answer_embedded(model, tokenizer, text, {key: embed_images(model, [image])[0]}, max_tokens)
-            embeds = vision.encode(to_pixels([image], bundle.manifest.vision.image))[0]
-            pieces = render(bundle.manifest.prompt, [Message("user", text, (key,))], answer_next=True)
-            llm.prefill(to_segments(pieces, llm.tokenize, {key: embeds}))
-            stop = (bundle.manifest.prompt.answer_end,)
-            found = "".join(llm.generate(Sampling(), seed=0, max_tokens=max_tokens, stop=stop)).strip()
-            same += found == expected
-            if found != expected:
-                differing.append({"question": text, "pytorch": expected, "bundle": found})
+    for index, (image, text) in enumerate(questions):
+        progress("comparing answers with PyTorch's", index + 1, len(questions))
+        embedded = {image_key(image): embed_pictures(model, [image])[0]}
+        expected = answer_embedded(model, tokenizer, text, embedded, max_tokens)
+        session.reset()
+        *_, last = session.ask(text, [session.attach(image)], max_tokens=max_tokens, temperature=0.0)
+        assert isinstance(last, Answered)
+        same += last.answer == expected
+        if last.answer != expected:
+            differing.append({"question": text, "pytorch": expected, "bundle": last.answer})
     return {"questions": len(questions), "same": same, "differing": differing[:10]}

@@ -49,7 +49,7 @@ def open_backend(
     the language model NF4 after its LoRA is merged.  Raises UserError: no such folder, or a partial, damaged or
     foreign one.
     """
-    _hush()
+    hush()
     if threads:
         torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -132,12 +132,13 @@ class TorchVision:
         return embeds
 
 
-def _hush() -> None:
+def hush() -> None:
     """Keep the libraries' own talk from the terminal: our progress says what is going on."""
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     logging.getLogger("bitsandbytes.backends").setLevel(logging.ERROR)  # it asks for a faster kernel than it needs
+    logging.getLogger("dclocal.llama").propagate = False  # quantizers configure logging for the whole process
 
 
 def _load(folder: Path, dtype: torch.dtype) -> tuple[DenseConnectorModel, Any]:

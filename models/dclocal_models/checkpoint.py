@@ -145,6 +145,7 @@ def _save_base(peft_model: Any, folder: Path) -> None:
     if base.config.tie_word_embeddings:
         state.pop("lm_head.weight", None)
     config = copy.deepcopy(base.config)
+    config.architectures = [type(base).__name__]
     for key in ("quantization_config", "_pre_quantization_dtype"):
         config.__dict__.pop(key, None)
     config.save_pretrained(folder)

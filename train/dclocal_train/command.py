@@ -54,8 +54,10 @@ def train(
     if not build_only:
         from accelerate import PartialState
 
+        from dclocal_models.backend import hush
         from dclocal_train.run import train as run
 
+        hush()
         checkpoint = run(settings, sources)
         if PartialState().is_main_process:
             print(checkpoint)
