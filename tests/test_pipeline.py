@@ -203,3 +203,29 @@ def test_bundles_are_read_as_they_were_written(tmp_path: Path, pictures: Path) -
     )
     assert bundle.manifest.vision.image.pinpoints == ANYRES["pinpoints"] and bundle.read_newline() is not None
     assert bundle.manifest.licences == {"llm": "none"} and bundle.manifest.llm_quantization == "f16"
+
+
+def test_llama_cpps_projector_travels_along(tmp_path: Path, pictures: Path) -> None:
+    """Where llama.cpp can express the model; where it cannot, nothing is written and the reason said."""
+    siglip = save(tmp_path / "siglip", "siglip", token_grid=(0, 0))
+    bundle = export_bundle(siglip, tmp_path / "out", options(pictures, mmproj=True), silent)
+    assert "mmproj.gguf" in bundle.manifest.files and verify(bundle) == []
+    with pytest.raises(UserError, match="class token"):
+        export_bundle(
+            save(tmp_path / "clip", token_grid=(0, 0)), tmp_path / "no", options(pictures, mmproj=True), silent
+        )
+    assert not (tmp_path / "no").exists()
+
+
+def test_an_importance_matrix_changes_what_is_kept(tmp_path: Path, pictures: Path) -> None:
+    """The user's own text and pictures decide which weights are rounded least."""
+    text = tmp_path / "text.txt"
+    text.write_text("What is this? It is a red circle.\n\nHow many are there? There are three.")
+    checkpoint = KINDS["clip+llama"](tmp_path / "checkpoint")
+    plain = export_bundle(checkpoint, tmp_path / "plain", options(pictures, llm="iq4_nl"), silent)
+    weighed = export_bundle(
+        checkpoint, tmp_path / "weighed", options(pictures, llm="iq4_nl", imatrix_text=text), silent
+    )
+    assert plain.llm_path.read_bytes() != weighed.llm_path.read_bytes()
+    found = [json.loads((bundle.path / "parity.json").read_text())["llm"]["iq4_nl"] for bundle in (plain, weighed)]
+    assert found[1]["kl_divergence_mean"] < 1.1 * found[0]["kl_divergence_mean"]
