@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -356,11 +358,16 @@ def test_ctrl_c_exits_130(bundle_home: Path, sources: dict[str, Path], delay: fl
     command = [sys.executable, "-c", "from dclocal.cli import main; print('up', flush=True); main()"]
     command += ["eval", "easy-vqa", "--from", wheels]
     environment = {**os.environ, "DCLOCAL_HOME": str(bundle_home)}
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    assert child.stdout is not None and child.stdout.readline() == "up\n"
-    time.sleep(delay)
-    child.send_signal(signal.SIGINT)
-    _, errors = child.communicate(timeout=30)
+    heeding = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # also where the tests run with nohup
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    child = subprocess.Popen(command, env=environment, preexec_fn=heeding, **pipes)
+    try:
+        assert child.stdout is not None and child.stdout.readline() == "up\n"
+        time.sleep(delay)
+        child.send_signal(signal.SIGINT)
+        _, errors = child.communicate(timeout=30)
+    finally:
+        child.kill()
     assert child.returncode == 130 and "Traceback" not in errors, errors
 
 

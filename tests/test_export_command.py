@@ -80,7 +80,7 @@ def test_floors_name_what_is_below_them() -> None:
         "vision": {"int8": {"cosine_min": 0.98}, "fp16": {"cosine_min": 0.9999}},
         "llm": {"f16": {}, "q8_0": {"top1_agreement": 0.9}, "q4_0": {"top1_agreement": 0.9}},
     }
-    assert below_floors(parity) == [
+    assert below_floors(parity, "int8") == [
         "vision int8: cosine 0.98000, floor 0.99",
         "language model q8_0: same likeliest token at 0.900, floor 0.95",
     ]

@@ -108,7 +108,14 @@ def assert_greedy(bundle: Bundle, checkpoint: Path, pictures: Path, **places: An
 
 
 def options(pictures: Path, **changes: Any) -> ExportOptions:
-    asked: dict[str, Any] = {"name": "made", "images": pictures, "vision": "fp32", "llm": "f16", "force": True}
+    asked: dict[str, Any] = {
+        "name": "made",
+        "images": pictures,
+        "vision": "fp32",
+        "llm": "f16",
+        "quick": True,
+        "force": True,
+    }
     return ExportOptions(**{**asked, **changes})
 
 
@@ -148,6 +155,31 @@ def test_the_same_checkpoint_gives_the_same_bytes(tmp_path: Path, pictures: Path
     for name in one.manifest.files:
         if name != "parity.json":
             assert (one.path / name).read_bytes() == (other.path / name).read_bytes(), name
+
+
+def test_every_precision_is_told_beside_the_chosen_one(tmp_path: Path, pictures: Path) -> None:
+    """So that a user sees what another choice would cost."""
+    checkpoint = KINDS["siglip+llama"](tmp_path / "checkpoint")
+    bundle = export_bundle(checkpoint, tmp_path / "out", options(pictures, vision="int4", quick=False), silent)
+    vision = json.loads((bundle.path / "parity.json").read_text())["vision"]
+    assert set(vision) == {"int4", "fp32", "fp16", "int8"}
+    assert vision["fp32"]["max_error"] < vision["int8"]["max_error"] < vision["int4"]["max_error"]
+    assert {file.name for file in bundle.path.glob("*.onnx")} == {"vision.onnx"}
+
+
+@pytest.mark.parametrize("part", ["vision", "connector"])
+def test_weights_that_are_not_finite_are_named(part: str, tmp_path: Path, pictures: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    checkpoint = KINDS["clip+llama"](tmp_path / "checkpoint")
+    file = checkpoint / f"{part}.safetensors"
+    tensors = load_file(file)
+    name = sorted(tensors)[0]
+    tensors[name].view(-1)[0] = float("nan")
+    save_file(tensors, file)
+    with pytest.raises(UserError, match=f"{part} has values that are not finite in {name}"):
+        export_bundle(checkpoint, tmp_path / "out", options(pictures), silent)
+    assert not (tmp_path / "out").exists()
 
 
 def test_below_a_floor_nothing_is_written(tmp_path: Path, pictures: Path) -> None:

@@ -36,6 +36,7 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--estimate", "estimate_only", is_flag=True, help="Print sizes and costs of every quantization.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
 @click.option("--compare", "compared", nargs=2, type=FOLDER, metavar="ONE OTHER", help="Two bundles side by side.")
+@click.option("--quick", is_flag=True, help="Measure the vision precision asked for alone, not three of them.")
 @click.option("--force", is_flag=True, help="Write the bundle though parity is below a floor.")
 @click.option("--json", "as_json", is_flag=True, help="With --estimate or --compare: print JSON.")
 def export(checkpoint: Path | None, out: Path | None, compared: tuple[Path, Path] | None, **options: Any) -> None:
@@ -73,6 +74,7 @@ def _export(checkpoint: Path, out: Path, options: dict[str, Any]) -> None:
         licences=dict(_licence(text) for text in options["licences"]),
         card=_text(options["card"]) if options["card"] else "",
         sources=options["sources"],
+        quick=options["quick"],
         force=options["force"],
     )
     if options["dry_run"]:

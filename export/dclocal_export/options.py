@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-LORA_WAYS = ("merge", "separate")
+MEASURED = ("fp32", "fp16", "int8")
+"""Vision precisions that every parity tells of, so that what was chosen can be judged."""
 VISION_FLOORS = {"fp32": 0.9999, "fp16": 0.999, "int8_block": 0.999, "int8": 0.99, "int8_static": 0.98, "int4": 0.97}
 """Least cosine of any picture's embeddings with PyTorch's."""
 TOP1_FLOORS = {"f16": 0.999, "q8_0": 0.95, "q6_k": 0.93, "q5_k_m": 0.9, "q4_k_m": 0.85, "q4_0": 0.8, "iq4_nl": 0.8}
@@ -20,7 +21,8 @@ class ExportOptions:
 
     `images`: a folder of pictures to calibrate and measure on.  `base`, `vision_tower`: see `open_checkpoint`.
     `imatrix_text`: a text file for an importance matrix.  `licences` name the parts' licences.  `sources`: a folder
-    with the pinned converter's wheel.  `force` writes a bundle below the floors too.
+    with the pinned converter's wheel.  `quick` measures the vision precision asked for alone, else those of
+    `MEASURED` too.  `force` writes a bundle below the floors too.
     """
 
     name: str
@@ -35,13 +37,16 @@ class ExportOptions:
     licences: Mapping[str, str] = field(default_factory=dict)
     card: str = ""
     sources: Path | None = None
+    quick: bool = False
     force: bool = False
 
 
-def below_floors(parity: Mapping[str, Any]) -> list[str]:
-    """What of a measured parity is below its floor, in words."""
+def below_floors(parity: Mapping[str, Any], vision: str) -> list[str]:
+    """What of a measured parity is below its floor, in words; of the vision graphs, the bundle's own, `vision`."""
     problems = []
     for precision, measured in parity.get("vision", {}).items():
+        if precision != vision:
+            continue
         floor = VISION_FLOORS.get(precision)
         if floor is not None and measured["cosine_min"] < floor:
             problems.append(f"vision {precision}: cosine {measured['cosine_min']:.5f}, floor {floor}")

@@ -67,6 +67,7 @@ def export_bundle(checkpoint: Path, out: Path, options: ExportOptions, progress:
     model, tokenizer = open_checkpoint(
         checkpoint, base=options.base, vision_tower=options.vision_tower, llm_weights=False
     )
+    require_finite(model)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
         work, made = Path(temporary), Path(temporary) / "bundle"
         made.mkdir()
@@ -82,7 +83,7 @@ def export_bundle(checkpoint: Path, out: Path, options: ExportOptions, progress:
         (made / CARD_FILE).write_text(options.card or _card(options, notes), encoding="utf-8")
         write_manifest(made, _manifest(model, made, llm, notes, options))
         parity = measure(checkpoint, model, tokenizer, read_bundle(made), llm.reference, pictures, options, progress)
-        problems = below_floors(parity)
+        problems = below_floors(parity, options.vision)
         if problems and not options.force:
             raise UserError("; ".join(problems), "take a finer quantization, or write it all the same with --force")
         (made / PARITY_FILE).write_text(json.dumps(parity, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -112,6 +113,14 @@ def require_target(out: Path) -> None:
             pass
     except OSError as error:
         raise UserError(f"{out.parent} cannot be written ({error.strerror})", "name another folder") from error
+
+
+def require_finite(model: DenseConnectorModel) -> None:
+    """Refuse a vision side with NaN or infinite weights (the language model's are looked at as they are written)."""
+    for part, module in (("vision", model.vision), ("connector", model.connector)):
+        for name, tensor in module.state_dict().items():
+            if not tensor.isfinite().all():
+                raise UserError(f"the checkpoint's {part} has values that are not finite in {name}", "train it again")
 
 
 def read_pictures(folder: Path) -> list[Image]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +18,9 @@ from dclocal.machine import cpu_model, memory_bytes, usable_cores
 from dclocal.progress import Progress
 from dclocal.prompt import Embeds, Segment
 from dclocal_export.llm_parity import measure_llm
-from dclocal_export.options import ExportOptions
+from dclocal_export.options import MEASURED, ExportOptions
 from dclocal_export.parity import answer_parity, measure_vision
+from dclocal_export.quantize import CALIBRATED, write_vision
 from dclocal_models.answer import embed_pictures
 from dclocal_models.open import open_checkpoint
 from dclocal_models.vlm import DenseConnectorModel
@@ -43,7 +45,14 @@ def measure(
     """Vision against PyTorch on `pictures`, the language model against its 16-bit GGUF `reference`, greedy answers
     end to end, how long it took, and on what machine."""
     started = time.perf_counter()
-    vision = measure_vision(model, {options.vision: bundle.vision_path}, pictures)
+    with tempfile.TemporaryDirectory(dir=reference.parent, prefix="precisions-") as temporary:
+        files = {options.vision: bundle.vision_path}
+        for precision in () if options.quick else MEASURED:
+            if precision not in files:
+                files[precision] = Path(temporary) / f"{precision}.onnx"
+                calibration = pictures if precision in CALIBRATED else ()
+                write_vision(model, files[precision], precision, calibration=calibration, progress=progress)
+        vision = measure_vision(model, files, pictures)
     prefixes: list[list[Segment]] = [
         [Embeds(image_key(image), embeds.numpy())]
         for image, embeds in zip(pictures[:PREFIXES], embed_pictures(model, pictures[:PREFIXES]))
