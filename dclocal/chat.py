@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
-    from dclocal.llm import Prefill
+    from dclocal.cells import Prefill
 
 
 class Model(Protocol):

@@ -13,7 +13,7 @@ from dclocal.prompt import Embeds, Segment
 if TYPE_CHECKING:
     import numpy as np
 
-    from dclocal.llm import Prefill
+    from dclocal.cells import Cell, Prefill
 
 SPECIAL = ("<|im_start|>", "<|im_end|>")
 
@@ -53,7 +53,7 @@ class FakeLLM:
     def __init__(self, answers: Sequence[str], n_ctx: int = 200):
         self.answers = list(answers)
         self.n_ctx = n_ctx
-        self.cells: list[object] = []
+        self.cells: list[Cell] = []
         self.evaluated_tokens = 0
         self.last_tokens: list[int] = []
 
@@ -67,17 +67,12 @@ class FakeLLM:
         return ids
 
     def prefill(self, segments: Sequence[Segment]) -> Prefill:
-        from dclocal.errors import PromptError
-        from dclocal.llm import Prefill, common_prefix, segment_cells
+        from dclocal.cells import plan_prefill
 
-        wanted = list(segment_cells(segments))
-        if len(wanted) >= self.n_ctx:
-            raise PromptError(f"the prompt has {len(wanted)} tokens, the context holds {self.n_ctx}", "/reset")
-        reused = min(common_prefix(self.cells, wanted), len(wanted) - 1)
-        self.cells = list(wanted)
-        self.evaluated_tokens += len(wanted) - reused
+        self.cells, plan = plan_prefill(self.cells, segments, self.n_ctx)
+        self.evaluated_tokens += plan.evaluated
         assert all(segment.values.shape[1] == 8 for segment in segments if isinstance(segment, Embeds))
-        return Prefill(len(wanted), reused, len(wanted) - reused)
+        return plan
 
     def generate(self, sampling: Sampling, *, seed: int, max_tokens: int, stop: Sequence[str] = ()) -> Iterator[str]:
         self.last_tokens = []

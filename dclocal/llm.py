@@ -10,7 +10,6 @@ import codecs
 import ctypes
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 
 from dclocal.adapters import Adapters
-from dclocal.bundle import Sampling
-from dclocal.cells import Cell, common_prefix, segment_cells
+from dclocal.bundle import PENALTY_WINDOW, Sampling
+from dclocal.cells import Cell, Prefill, plan_prefill, utf8
 from dclocal.errors import BundleError, PromptError
 from dclocal.llama_log import capture_log, run_logging
 from dclocal.machine import usable_cores
@@ -27,15 +26,6 @@ from dclocal.prompt import Embeds, Segment
 
 BATCH = 512
 SEQUENCE = 0
-
-
-@dataclass(frozen=True)
-class Prefill:
-    """Tokens in the prompt, how many the cache already held, and how many were evaluated."""
-
-    total: int
-    reused: int
-    evaluated: int
 
 
 class LLM:
@@ -115,10 +105,7 @@ class LLM:
 
         Raises PromptError for text that is not Unicode (bytes of another encoding on the command line).
         """
-        try:
-            data = text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise PromptError(f"the text is not valid UTF-8 at character {error.start + 1}", "retype it") from error
+        data = utf8(text)
         room = len(data) + 8
         ids = (llama.llama_token * room)()
         count = llama.llama_tokenize(self._vocab, data, len(data), ids, room, False, parse_special)
@@ -136,28 +123,20 @@ class LLM:
         for segment in segments:
             if isinstance(segment, Embeds):
                 self._check_embeds(segment.values)
-        wanted = list(segment_cells(segments))
-        if not wanted:
-            raise PromptError("the prompt is empty", "ask something")
-        if len(wanted) >= self.n_ctx:
-            raise PromptError(
-                f"the prompt has {len(wanted)} tokens, the context holds {self.n_ctx}",
-                "send fewer images or start anew with /reset",
-            )
-        reused = min(common_prefix(self.cells, wanted), len(wanted) - 1)
-        self._forget_from(reused)
+        wanted, plan = plan_prefill(self.cells, segments, self.n_ctx)
+        self._forget_from(plan.reused)
         start = 0
         for segment in segments:
             end = start + len(segment)
-            if end > reused:
-                skip = max(0, reused - start)
+            if end > plan.reused:
+                skip = max(0, plan.reused - start)
                 last = end == len(wanted)
                 if isinstance(segment, Embeds):
                     self._evaluate_embeds(segment, skip, last)
                 else:
                     self._evaluate_tokens(segment.ids[skip:], last)
             start = end
-        return Prefill(len(wanted), reused, len(wanted) - reused)
+        return plan
 
     def logits(self) -> np.ndarray:
         """A copy of the logits after the last position, float32 `[n_vocab]`."""
@@ -289,7 +268,7 @@ def _sampler(sampling: Sampling, seed: int, n_vocab: int) -> Any:
     chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
     steps = []
     if sampling.repeat_penalty != 1.0:
-        steps.append(llama.llama_sampler_init_penalties(n_vocab, 64, sampling.repeat_penalty, 0.0, 0.0))
+        steps.append(llama.llama_sampler_init_penalties(n_vocab, PENALTY_WINDOW, sampling.repeat_penalty, 0.0, 0.0))
     if sampling.temperature <= 0:
         steps.append(llama.llama_sampler_init_greedy())
     else:

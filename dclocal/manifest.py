@@ -70,6 +70,10 @@ class VisionSpec:
     newline: str | None = None
 
 
+PENALTY_WINDOW = 64
+"""How many of the last tokens `Sampling.repeat_penalty` counts."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """Defaults for generation; temperature 0 takes the most likely token each time."""

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from dclocal.cells import segment_cells
 from dclocal.errors import UserError
-from dclocal.llm import LLM, segment_cells
+from dclocal.llm import LLM
 from dclocal.progress import Progress, silent
 from dclocal.prompt import Segment, Tokenize
 

@@ -13,15 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dclocal.bundle import Sampling
-from dclocal.errors import PromptError
-from dclocal.llm import Cell, Prefill, common_prefix, segment_cells
+from dclocal.bundle import PENALTY_WINDOW, Sampling
+from dclocal.cells import Cell, Prefill, plan_prefill, utf8
 from dclocal.prompt import Embeds, Segment
 from dclocal_models.answer import tokenize_with
 
 BATCH = 1024
 """Positions evaluated in one forward pass: bounds the memory of a long prompt."""
-PENALTY_WINDOW = 64
 
 
 class TorchLLM:
@@ -40,10 +38,7 @@ class TorchLLM:
 
     def tokenize(self, text: str, parse_special: bool) -> list[int]:
         """Token ids of `text`, none added; raises PromptError for text that is not Unicode."""
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise PromptError(f"the text is not valid UTF-8 at character {error.start + 1}", "retype it") from error
+        utf8(text)
         return self._tokenize(text, parse_special)
 
     def prefill(self, segments: Sequence[Segment]) -> Prefill:
@@ -51,24 +46,16 @@ class TorchLLM:
 
         Raises PromptError where they do not fit the context, before anything is evaluated or forgotten.
         """
-        wanted = list(segment_cells(segments))
-        if not wanted:
-            raise PromptError("the prompt is empty", "ask something")
-        if len(wanted) >= self.n_ctx:
-            raise PromptError(
-                f"the prompt has {len(wanted)} tokens, the context holds {self.n_ctx}",
-                "send fewer images or start anew with /reset",
-            )
-        reused = min(common_prefix(self.cells, wanted), len(wanted) - 1)
-        self._forget_from(reused)
+        wanted, plan = plan_prefill(self.cells, segments, self.n_ctx)
+        self._forget_from(plan.reused)
         rows, start = [], 0
         for segment in segments:
-            skip = max(0, reused - start)
+            skip = max(0, plan.reused - start)
             start += len(segment)
-            if start > reused:
+            if start > plan.reused:
                 rows.append(self._rows(segment, skip))
-        self._evaluate(torch.cat(rows), wanted[reused:])
-        return Prefill(len(wanted), reused, len(wanted) - reused)
+        self._evaluate(torch.cat(rows), wanted[plan.reused :])
+        return plan
 
     def logits(self) -> np.ndarray:
         """A copy of the logits after the last position, float32 `[n_vocab]`."""
