@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dclocal_models.class_words import ClassWords
 from dclocal_models.mining import PatchInfoMining
 
 TOKEN_STRIDE = 8  # STI pools, or convolves, runs of eight tokens
@@ -33,7 +34,8 @@ class ConnectorConfig:
     the final layer.  `reduce`: a group's mean (the released code) or sum (the paper).  `token_grid`: (rows,
     columns) after the interpolation, by default half of each side.  `fusion`: how a second, convolutional
     tower's map joins: "concat" on the channel axis, or "mining" (Mini-Gemini), by which the final feature takes up
-    what it finds there before the dense ones join it.
+    what it finds there before the dense ones join it.  `classes`: how many classes the second tower's own classifier
+    tells, whose names then join the tokens (`class_words`); 0 for none.
     """
 
     kind: str = "dci"
@@ -44,6 +46,7 @@ class ConnectorConfig:
     reduce: str = "mean"
     token_grid: tuple[int, int] | None = None
     fusion: str = "concat"
+    classes: int = 0
 
     def __post_init__(self) -> None:
         if self.reduce not in ("mean", "sum"):
@@ -101,6 +104,11 @@ class Connector(nn.Module):
         self.mining: PatchInfoMining | None = None
         if conv_channels and config.fusion == "mining":
             self.mining = PatchInfoMining(width, conv_channels)
+        self.class_words: ClassWords | None = None
+        if config.classes:
+            if not conv_channels:
+                raise ValueError("classes are told by a convolutional tower, and this backbone has none")
+            self.class_words = ClassWords(conv_channels, config.classes, n_embd)
         joined = conv_channels if config.fusion == "concat" else 0
         self.projector = nn.Sequential(
             nn.Linear(self.dense_width + joined, n_embd), nn.GELU(), nn.Linear(n_embd, n_embd)
@@ -141,8 +149,10 @@ class Connector(nn.Module):
         elif conv_map is not None:
             resampled = resample(conv_map, self.grid)
             features = torch.cat([dense, resampled.flatten(2).transpose(1, 2)], dim=-1)
-        embeds: Tensor = self.projector(features)
-        return self._interpolate(embeds)
+        embeds = self._interpolate(self.projector(features))
+        if self.class_words is not None and conv_map is not None:
+            embeds = embeds + self.class_words(resample(conv_map, self.token_grid))
+        return embeds
 
     def forward(self, hidden_states: Sequence[Tensor], conv_map: Tensor | None = None) -> Tensor:
         return self.project(self.integrate(hidden_states), conv_map)

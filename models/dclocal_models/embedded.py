@@ -15,11 +15,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from dclocal.vit_onnx import read_vit_weights
+from dclocal_models.class_words import name_embeddings
 from dclocal_models.connectors import ConnectorConfig
-from dclocal_models.efficientnet_lite import import_weights
+from dclocal_models.efficientnet_lite import import_classifier, import_weights
 from dclocal_models.vision import VisionConfig
 from dclocal_models.vlm import DenseConnectorModel, ModelConfig
 
+CLASS_NAMES = Path(__file__).with_name("class_names.txt")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DC_TINY = ModelConfig(
     vision=VisionConfig(
@@ -35,7 +37,9 @@ DC_TINY = ModelConfig(
             "layer_norm_eps": 1e-6,
         },
     ),
-    connector=ConnectorConfig(kind="dci", final_layer=-1, first_layer=1, groups=2, reduce="mean", token_grid=(12, 12)),
+    connector=ConnectorConfig(
+        kind="dci", final_layer=-1, first_layer=1, groups=2, reduce="mean", token_grid=(12, 12), classes=1000
+    ),
     prompt="chatml",
 )
 
@@ -82,7 +86,22 @@ def pretrained_dc_tiny(
     vit = model.vision.vit
     vit.tower.load_state_dict(vit_state_dict(vit_onnx, vit.grid))
     model.vision.conv.load_state_dict(import_weights(conv_pth))
+    _load_class_words(model, conv_pth, tokenizer)
     return model, tokenizer
+
+
+def class_names() -> list[str]:
+    """What to call ImageNet's 1,000 classes in everyday words, in their order."""
+    return CLASS_NAMES.read_text(encoding="utf-8").splitlines()
+
+
+def _load_class_words(model: DenseConnectorModel, conv_pth: Path, tokenizer: Any) -> None:
+    weight, bias = import_classifier(conv_pth)
+    embeddings = model.base_llm.get_input_embeddings().weight
+    names = name_embeddings(class_names(), lambda text: tokenizer(text, add_special_tokens=False).input_ids, embeddings)
+    assert model.connector.class_words is not None
+    state = {"weight": weight, "bias": bias, "names": names, "gain": torch.ones(2)}
+    model.connector.class_words.load_state_dict(state)
 
 
 def trained_dc_tiny(

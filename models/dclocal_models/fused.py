@@ -35,8 +35,7 @@ class Dinov2EfficientNetBackbone(nn.Module):
     def forward(self, pixels: Tensor) -> VisionOutput:
         size = (self.CONV_SIZE, self.CONV_SIZE)
         enlarged = functional.interpolate(pixels, size=size, mode="bilinear", align_corners=False)
-        with torch.autocast(pixels.device.type, enabled=False):  # depthwise filters lose 1 % of cosine in bf16
-            conv_map = self.conv(enlarged * self.conv_scale + self.conv_shift)
+        conv_map = self.conv(enlarged * self.conv_scale + self.conv_shift)
         return VisionOutput(self.vit(pixels).hidden_states, conv_map)
 
 

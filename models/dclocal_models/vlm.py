@@ -158,16 +158,22 @@ class DenseConnectorModel(nn.Module):
         dense: Tensor | None = None,
         conv_map: Tensor | None = None,
         token_order: Tensor | None = None,
+        imprint_class: Tensor | None = None,
+        imprint_strength: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
     ) -> dict[str, Tensor]:
         """Mean cross-entropy over labelled positions (`loss`), or without labels all `logits`.
 
         `attention_mask` is boolean `[batch, 1, length, length]`.  The batch's pictures, in order, come as `pixels`
-        or as what `vision_features` made of them.  With `num_items_in_batch`, the labels of the whole batch over
-        all its parts, the loss is this part's sum over that count.  Logits are computed at labelled positions alone.
+        or as what `vision_features` made of them; `imprint_class` and `imprint_strength` go to `ClassWords.imprint`.
+        With `num_items_in_batch`, the labels of the whole batch over all its parts, the loss is this part's sum over
+        that count.  Logits are computed at labelled positions alone.
         """
         if pixels is not None:
             dense, conv_map = self.vision_features(pixels.to(next(self.vision.parameters()).dtype))
+        if imprint_class is not None and imprint_strength is not None:
+            assert self.connector.class_words is not None and conv_map is not None
+            conv_map = self.connector.class_words.imprint(conv_map, imprint_class, imprint_strength)
         image_embeds = None
         if dense is not None:
             image_embeds = self.arrange(self.connector.project(dense, conv_map), token_order)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dclocal_models.vlm import NEWLINE
 from dclocal_train.data import IGNORED, Example
+from dclocal_train.imprint import join_imprints
 
 
 class Collator:
@@ -36,6 +37,7 @@ class Collator:
             tensors = [picture[key] for picture in pictures if key in picture]
             if tensors:
                 batch[key] = torch.cat(tensors).float()
+        batch |= join_imprints(pictures)
         if pictures and "token_order" in pictures[0]:
             batch["token_order"] = self._join_orders(pictures)
         return batch

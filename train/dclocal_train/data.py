@@ -18,6 +18,7 @@ from dclocal.errors import ImageError
 from dclocal.formats import PromptFormat
 from dclocal.prompt import Message, Piece, Tokenize, render, token_runs
 from dclocal_train.broken import BrokenPictures
+from dclocal_train.imprint import imprint_tensors
 from dclocal_train.inputs import VisionInputs
 
 IGNORED = -100
@@ -172,6 +173,8 @@ class RowDataset:
         if "image" not in row:
             return self.encoder.conversation(turns)
         vision = self.inputs.prepare(row["image"])
+        if "imprint" in row:
+            vision = vision | imprint_tensors(row["imprint"], random_source)
         tokens = self.inputs.tokens(vision)
         branched = random_source.random() < self.plan.branched_share
         build: Callable[[Turns, int], Example] = self.encoder.branched if branched else self.encoder.conversation

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dclocal.formats import FORMATS
 from dclocal_models.answer import tokenize_with
 from dclocal_models.registry import lookup
@@ -19,10 +21,11 @@ from dclocal_train.config import Recipe, StageConfig, to_plain
 from dclocal_train.data import Encoder, RowDataset, TurnPlan
 from dclocal_train.features import FeatureCache
 from dclocal_train.inputs import CachedFeatures, Pixels, VisionInputs
+from dclocal_train.matmul_attention import prepare_for_cpu
 from dclocal_train.pictures import Pictures, open_pictures
 from dclocal_train.rows import open_rows
 from dclocal_train.stages import prepare_stage
-from dclocal_train.start import start_model
+from dclocal_train.start import start_model, training_dtype
 from dclocal_train.trainer import TRAINED_FILE, load_trained, run_stage
 
 
@@ -41,6 +44,8 @@ def train(recipe: Recipe, source_folder: Path | None) -> Path:
     if state.is_main_process:
         (output / "recipe.json").write_text(json.dumps(to_plain(recipe), indent=2) + "\n", encoding="utf-8")
     model, tokenizer = start_model(recipe, source_folder)
+    if not _has_gpu() and training_dtype(recipe) is torch.bfloat16:
+        prepare_for_cpu(model)
     for done, stage in enumerate(recipe.stages):
         set_seed(recipe.seed)  # so that a stage starts alike whether the one before it has just run or was done
         prepare_stage(model, stage)
@@ -130,6 +135,4 @@ def _report_broken(broken: BrokenPictures) -> None:
 
 
 def _has_gpu() -> bool:
-    import torch
-
     return torch.cuda.is_available()

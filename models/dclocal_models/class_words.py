@@ -1,0 +1,75 @@
+"""What a convolutional tower was first trained to tell, said in the language model's own words.
+
+The tower's published weights come with a classifier.  Its answer at every place of the map, and for the picture
+as a whole, is turned into the mean embedding of the likely classes' names and added to the visual tokens.  So
+the language model meets the word "cat" where a cat is, also for photographs of what the connector never saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+SHARPNESS = 2.0
+"""Logits of a whole picture are a mean over many places that show something else; this makes up for it."""
+KEPT_UNDER_IMPRINT = 0.5
+
+
+class ClassWords(nn.Module):
+    """A convolutional map to words: `[n, channels, r, c]` to `[n, tokens, n_embd]`.
+
+    The classifier (`weight` `[classes, channels]`, `bias`) and the names' embeddings (`names`
+    `[classes, n_embd]`) stay as they are: classes that no training picture shows would drift.  Trained is how loudly
+    each of the two is said, the place's words and the picture's (`gain`).
+    """
+
+    weight: Tensor
+    bias: Tensor
+    names: Tensor
+
+    def __init__(self, channels: int, classes: int, n_embd: int):
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(classes, channels))
+        self.register_buffer("bias", torch.zeros(classes))
+        self.register_buffer("names", torch.zeros(classes, n_embd))
+        self.gain = nn.Parameter(torch.ones(2))
+
+    def forward(self, conv_map: Tensor) -> Tensor:
+        """The words of every place of the map, row by row."""
+        places = conv_map.flatten(2).transpose(1, 2)
+        logits = functional.linear(places, self.weight, self.bias)
+        here = logits.softmax(-1)
+        everywhere = (SHARPNESS * logits.mean(1, keepdim=True)).softmax(-1)
+        return (self.gain[0] * here + self.gain[1] * everywhere) @ self.names
+
+    def imprint(self, conv_map: Tensor, classes: Tensor, strength: Tensor) -> Tensor:
+        """The map as if it showed these classes.
+
+        Where `strength` `[n, r, c]`, resampled to the map, is above 0, what was there is halved and the classifier's
+        own direction for `classes` `[n]` (−1: none) laid over it, at that length.
+
+        Features of a trained network lie along its classifier's weights (neural collapse, Papyan et al. 2020), so
+        this teaches the names of classes of which there is no picture.  A random half of the direction's channels
+        is left out each time.  The map is that of ReLU6, between 0 and 6.
+        """
+        direction = (self.weight - self.weight.mean(0))[classes.clamp(min=0)].clamp(min=0)
+        direction = direction * torch.randint_like(direction, 2)
+        direction = direction / direction.norm(dim=1, keepdim=True).clamp(min=1e-6)
+        shown = torch.where(classes[:, None, None] >= 0, strength, 0.0)[:, None]
+        shown = functional.interpolate(shown, size=conv_map.shape[-2:], mode="bilinear", align_corners=False)
+        kept = torch.where(shown > 0, KEPT_UNDER_IMPRINT, 1.0)
+        return (conv_map * kept + shown * direction[:, :, None, None]).clamp(0, 6)
+
+
+@torch.no_grad()
+def name_embeddings(names: Sequence[str], tokenize: Callable[[str], Sequence[int]], token_embeddings: Tensor) -> Tensor:
+    """`[len(names), n_embd]`: each name's token embeddings, summed and divided by the root of their count, so that
+    long names are no louder than short ones."""
+    rows = []
+    for name in names:
+        tokens = token_embeddings[torch.tensor(tokenize(f" {name}"))].float()
+        rows.append(tokens.sum(0) / len(tokens) ** 0.5)
+    return torch.stack(rows)
