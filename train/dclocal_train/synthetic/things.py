@@ -5,12 +5,24 @@ Every generator of scenes takes its objects from here, so that what is held out 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dclocal.errors import UserError
+from dclocal.progress import Progress, silent
+from dclocal_train.synthetic.drawings import Concept, trimmed
+from dclocal_train.synthetic.emoji_concepts import TEST_VENDOR, VENDORS, read_concepts, read_drawings
+
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+class ThingsError(UserError):
+    """A folder of drawings that is not there or not whole."""
 
 
 @dataclass(frozen=True)
@@ -38,3 +50,66 @@ class Thing:
 
         with Image.open(self.file) as image:
             return image.convert("RGBA")
+
+
+INDEX = "things.jsonl"
+
+
+def build_things(files: Mapping[str, Path], folder: Path, progress: Progress = silent) -> list[Thing]:
+    """Write every drawing under `folder`/STYLE and the index last; a folder that has its index is only read.
+
+    `files` are the sources' packages by their names in `dclocal_train.sources`: "emojibase", "emoji_google" and the
+    other vendors, "openclipart".  A source that is not given is left out.
+    """
+    if not (folder / INDEX).is_file():
+        concepts = read_concepts(files["emojibase"])
+        things = []
+        for vendor in VENDORS:
+            if f"emoji_{vendor}" in files:
+                things += emoji_things(files[f"emoji_{vendor}"], vendor, concepts, folder, progress)
+        _write_index(things, folder)
+    return load_things(folder)
+
+
+def load_things(folder: Path) -> list[Thing]:
+    """The things of a folder that `build_things` has filled; raises ThingsError where it has not."""
+    index = folder / INDEX
+    if not index.is_file():
+        raise ThingsError(f"{folder} has no {INDEX}", "build the drawings first")
+    rows = [json.loads(line) for line in index.read_text(encoding="utf-8").splitlines()]
+    return [Thing(**{**row, "names": tuple(row["names"]), "file": folder / row["file"]}) for row in rows]
+
+
+def emoji_things(
+    package: Path, vendor: str, concepts: Mapping[str, Concept], folder: Path, progress: Progress = silent
+) -> list[Thing]:
+    """One vendor's drawings of `concepts` (by code points), written under `folder`/VENDOR."""
+    from PIL import Image
+
+    split = "test" if vendor == TEST_VENDOR else "train"
+    things = []
+    for code, data in read_drawings(package, vendor):
+        if code in concepts:
+            progress(f"cutting out {vendor}'s emoji", len(things) + 1, len(concepts))
+            with Image.open(io.BytesIO(data)) as image:
+                things += _written(image, concepts[code], vendor, code, split, folder)
+    return things
+
+
+def _written(image: Image, concept: Concept, style: str, stem: str, split: str, folder: Path) -> list[Thing]:
+    picture = trimmed(image)
+    if picture is None:
+        return []
+    path = folder / style / f"{stem}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+    return [Thing(concept.concept, concept.name, concept.names, style, concept.category, path, split)]
+
+
+def _write_index(things: list[Thing], folder: Path) -> None:
+    """In one step: a folder with an index is a whole one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f"{INDEX}.part"
+    rows = ({**asdict(thing), "file": thing.file.relative_to(folder).as_posix()} for thing in things)
+    part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    part.replace(folder / INDEX)
