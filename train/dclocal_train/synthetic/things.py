@@ -5,15 +5,18 @@ Every generator of scenes takes its objects from here, so that what is held out 
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dclocal.errors import UserError
 from dclocal.progress import Progress, silent
+from dclocal_train.synthetic.clipart import Drawing, Rasteriser, read_clipart, worth_keeping
+from dclocal_train.synthetic.clipart_names import clipart_concept, read_vocabulary
 from dclocal_train.synthetic.drawings import Concept, trimmed
 from dclocal_train.synthetic.emoji_concepts import TEST_VENDOR, VENDORS, read_concepts, read_drawings
 
@@ -53,6 +56,7 @@ class Thing:
 
 
 INDEX = "things.jsonl"
+CLIPART = "openclipart"
 
 
 def build_things(files: Mapping[str, Path], folder: Path, progress: Progress = silent) -> list[Thing]:
@@ -67,6 +71,8 @@ def build_things(files: Mapping[str, Path], folder: Path, progress: Progress = s
         for vendor in VENDORS:
             if f"emoji_{vendor}" in files:
                 things += emoji_things(files[f"emoji_{vendor}"], vendor, concepts, folder, progress)
+        if "openclipart" in files:
+            things += clipart_things(read_clipart(files["openclipart"]), concepts.values(), folder, progress)
         _write_index(things, folder)
     return load_things(folder)
 
@@ -94,6 +100,46 @@ def emoji_things(
             with Image.open(io.BytesIO(data)) as image:
                 things += _written(image, concepts[code], vendor, code, split, folder)
     return things
+
+
+def clipart_things(
+    drawings: Sequence[Drawing], emoji: Iterable[Concept], folder: Path, progress: Progress = silent
+) -> list[Thing]:
+    """The clip art that can be named and drawn, under `folder`/openclipart.
+
+    Of about a third of the concepts with two drawings or more, one drawing is held out: which ones follows from
+    hashes of names, so a drawing more changes no other's split by its place in a list.
+    """
+    vocabulary = read_vocabulary(emoji)
+    things: list[Thing] = []
+    with Rasteriser() as rasteriser:
+        for index, drawing in enumerate(drawings):
+            progress("drawing clip art", index + 1, len(drawings))
+            concept = clipart_concept(drawing.path, drawing.title, vocabulary)
+            if concept is None:
+                continue
+            page = rasteriser.draw(drawing.svg)
+            picture = None if page is None else trimmed(page)
+            if picture is not None and worth_keeping(picture):
+                stem = drawing.path.removesuffix(".svg").replace("/", "-").replace(" ", "_")
+                things += _written(picture, concept, CLIPART, stem, "train", folder)
+    return _hold_out(things)
+
+
+def _hold_out(things: list[Thing]) -> list[Thing]:
+    by_concept: dict[str, list[Thing]] = {}
+    for thing in things:
+        by_concept.setdefault(thing.concept, []).append(thing)
+    held_out = set()
+    for drawings in by_concept.values():
+        first = min(drawings, key=lambda thing: _hash(thing.file.stem))
+        if len(drawings) >= 2 and _hash(first.file.stem + "/held out") % 3 == 0:
+            held_out.add(first.file)
+    return [replace(thing, split="test") if thing.file in held_out else thing for thing in things]
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def _written(image: Image, concept: Concept, style: str, stem: str, split: str, folder: Path) -> list[Thing]:
