@@ -93,7 +93,7 @@ def emoji_things(
     from PIL import Image
 
     split = "test" if vendor == TEST_VENDOR else "train"
-    things = []
+    things: list[Thing] = []
     for code, data in read_drawings(package, vendor):
         if code in concepts:
             progress(f"cutting out {vendor}'s emoji", len(things) + 1, len(concepts))
