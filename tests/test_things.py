@@ -129,11 +129,15 @@ def test_clip_art_is_named_where_its_names_agree(path: str, title: str, name: st
 
 def test_bad_clip_art_is_skipped_and_of_some_concepts_one_is_held_out(tmp_path: Path) -> None:
     words = ["apple", "lemon", "boat", "house", "dog", "cat", "bird", "tree", "bus", "pen", "key", "hat"]
-    drawings = [Drawing(f"tools/{word}_{n}.svg", "", CIRCLE) for word in words for n in range(3)]
-    bad = [Drawing("tools/ball.svg", "", b"<svg"), Drawing("tools/cup.svg", "", CIRCLE.replace(b"red", b"white"))]
+    sizes = [str(20 + n).encode() for n in range(3 * len(words))]
+    circles = [
+        CIRCLE.replace(b'"40"', b'"' + size + b'" stroke="black" stroke-width="' + size + b'"') for size in sizes
+    ]
+    drawings = [Drawing(f"tools/{words[n // 3]}_{n % 3}.svg", "", circle) for n, circle in enumerate(circles)]
+    bad = [Drawing("tools/pen_9.svg", "", circles[0])]  # there already
+    bad += [Drawing("tools/ball.svg", "", b"<svg"), Drawing("tools/cup.svg", "", CIRCLE.replace(b"red", b"white"))]
     things = clipart_things(drawings + bad, [Concept(f"emoji:{word}", word, (), "") for word in words], tmp_path)
     assert len(things) == len(drawings)
-    assert things[0].picture().size == (320, 320)
     held_out = [thing.concept for thing in things if thing.split == "test"]
     assert len(set(held_out)) == len(held_out) and 1 <= len(held_out) <= 8
 

@@ -112,6 +112,7 @@ def clipart_things(
     """
     vocabulary = read_vocabulary(emoji)
     things: list[Thing] = []
+    seen: set[bytes] = set()  # the collection holds many drawings twice, which would tell what is held out
     with Rasteriser() as rasteriser:
         for index, drawing in enumerate(drawings):
             progress("drawing clip art", index + 1, len(drawings))
@@ -120,7 +121,8 @@ def clipart_things(
                 continue
             page = rasteriser.draw(drawing.svg)
             picture = None if page is None else trimmed(page)
-            if picture is not None and worth_keeping(picture):
+            if picture is not None and worth_keeping(picture) and (pixels := _pixels(picture)) not in seen:
+                seen.add(pixels)
                 stem = drawing.path.removesuffix(".svg").replace("/", "-").replace(" ", "_")
                 things += _written(picture, concept, CLIPART, stem, "train", folder)
     return _hold_out(things)
@@ -136,6 +138,10 @@ def _hold_out(things: list[Thing]) -> list[Thing]:
         if len(drawings) >= 2 and _hash(first.file.stem + "/held out") % 3 == 0:
             held_out.add(first.file)
     return [replace(thing, split="test") if thing.file in held_out else thing for thing in things]
+
+
+def _pixels(picture: Image) -> bytes:
+    return hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).digest()
 
 
 def _hash(text: str) -> int:
