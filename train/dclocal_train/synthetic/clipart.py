@@ -122,7 +122,7 @@ def _render(svg: bytes) -> bytes | None:
 
     try:
         text = svg.decode("utf-8", errors="replace")
-        return bytes(resvg_py.svg_to_bytes(svg_string=text, width=RENDERED_WIDTH, skip_system_fonts=True))
+        return bytes(resvg_py.svg_to_bytes(svg_string=text, width=RENDERED_WIDTH, skip_system_fonts=True, dpi=96.0))
     except (ValueError, MemoryError):
         return None
 
