@@ -23,19 +23,17 @@ class RecipeError(UserError):
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The folder of rows and pictures, and what `--build-data` makes there: how many easy-VQA pictures and emoji
-    scenes, from which seed; none where the data is the user's own."""
+    """The folder of rows and pictures, and what `--build-data` makes there: how many of each kind that
+    `dclocal_train.synthetic.build` knows, from which seed; none where the data is the user's own."""
 
     folder: str
-    easy_vqa_pictures: int = 0
-    emoji_scenes: int = 0
-    emoji_vendors: tuple[str, ...] = ("google", "apple")
+    pictures: dict[str, int] = field(default_factory=dict)
     seed: int = 0
 
     @property
     def built(self) -> bool:
         """Whether there is anything to build."""
-        return self.easy_vqa_pictures > 0 or self.emoji_scenes > 0
+        return bool(self.pictures)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,56 @@
+"""What pictures are drawn from, made once and kept in the cache folder: drawings, photographs, fonts and words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from filelock import FileLock
+
+from dclocal.progress import Progress
+from dclocal.store import home
+from dclocal_train.sources import fetch_sources
+from dclocal_train.synthetic.backgrounds import Photo, read_photos
+from dclocal_train.synthetic.concepts import Concepts
+from dclocal_train.synthetic.fonts import Face, build_fonts, load_fonts
+from dclocal_train.synthetic.things import build_things, load_things
+from dclocal_train.synthetic.vocabulary import Vocabulary, load_vocabulary
+
+THINGS = (
+    "emoji_google",
+    "emoji_apple",
+    "emoji_facebook",
+    "emoji_fluent",
+    "emoji_twitter",
+    "emojibase",
+    "openclipart",
+)
+
+
+@dataclass(frozen=True)
+class Materials:
+    """Everything that a generator may draw with; what is held out for tests is not among it."""
+
+    concepts: Concepts
+    photos: tuple[Photo, ...]
+    faces: tuple[Face, ...]
+    vocabulary: Vocabulary
+
+
+def build_materials(source_folder: Path | None, progress: Progress) -> Path:
+    """Make the drawings and the fonts unless they are there; returns their folder.  One process at a time."""
+    folder = home() / "materials"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".building"):
+        build_things(fetch_sources(THINGS, source_folder), folder / "things", progress)
+        build_fonts(source_folder, folder / "fonts", progress)
+    return folder
+
+
+@lru_cache(1)
+def load_materials(folder: Path) -> Materials:
+    """The training split of what `build_materials` made."""
+    things = [thing for thing in load_things(folder / "things") if thing.split == "train"]
+    faces = tuple(face for face in load_fonts(folder / "fonts") if face.split == "train")
+    return Materials(Concepts(things), read_photos(), faces, load_vocabulary())
