@@ -42,7 +42,7 @@ HONEST = {
     "array": "x = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]",
     "html": "<tr>" + "<td></td>" * 6 + "</tr>",
     "indent": "if a:\n" + " " * 60 + "pass",
-    "laugh": "Ha ha ha ha ha ha! That is very, very, very, very funny.",
+    "laugh": "Ha ha ha ha ha ha! No, no, no, no, no, no, no! That is very, very, very, very funny.",
     "song": "Row, row, row your boat, gently down the stream. Merrily, merrily, merrily, merrily, life is but a dream.",
     "birthday": "Happy birthday to you! Happy birthday to you! Happy birthday, dear Ann! Happy birthday to you!",
     "alternating": "yes, no, yes, no, yes, no, yes",
