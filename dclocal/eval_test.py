@@ -63,14 +63,14 @@ def read_test(folder: Path, limit: int | None = None) -> list[Question]:
     root = folder.resolve()
     questions: list[Question] = []
     for number, line in _lines(file):
-        if len(questions) == limit:
-            break
         if len(questions) == MAX_ROWS:
             raise EvalError(f"{file} has more than {MAX_ROWS:,} questions", "split it, or give --limit")
         where = f"{file}, line {number}"
         question = _parsed(line, where, number)
         _check_path(root, question.image, where)
         questions.append(question)
+        if len(questions) == limit:
+            break
     if not questions:
         raise EvalError(f"{file} has no questions", REMEDY)
     return questions
