@@ -8,6 +8,7 @@ and evaluates its own tokens alone.
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from dclocal.cells import Prefill
+
+
+LONGEST_UNIT = 240  # characters of a stretch that is looked for again
+MANY, SOME, FEW = (16, 120), (8, 48), (4, 24)  # times that a unit must stand in a row, and characters they must cover
 
 
 class Model(Protocol):
@@ -100,10 +105,15 @@ class TextPiece:
 
 @dataclass(frozen=True)
 class Answered:
-    """The answer is complete."""
+    """The answer is complete; `answer` is empty where the model said nothing.
+
+    `stop_reason` is "end" where the model ended it, "length" at the limit of tokens, and "repetition" where it began
+    to repeat itself: then `answer` has what it repeated once, though the pieces had it several times.
+    """
 
     answer: str
     stats: Stats
+    stop_reason: str = "end"
 
 
 Event = ImageEncoded | PromptReady | TextPiece | Answered
@@ -167,21 +177,20 @@ class ChatSession:
             sampling = dataclasses.replace(sampling, temperature=temperature)
         room = self.llm.n_ctx - prefill.total
         limit = min(max_tokens or sampling.max_tokens, room)
-        pieces: list[str] = []
-        first = last = None
+        answer = _Answer()
         stop = (self.bundle.manifest.prompt.answer_end,)
         try:
             for piece in self.llm.generate(sampling, seed=seed, max_tokens=limit, stop=stop):
-                last = time.perf_counter()
-                first = first or last
-                if not pieces and not (piece := piece.lstrip()):  # some formats lead an answer with a space
-                    continue
-                pieces.append(piece)
-                yield TextPiece(piece)
+                if text := answer.add(piece, len(self.llm.last_tokens)):
+                    yield TextPiece(text)
+                if answer.repeats:
+                    break
         finally:
-            self._remember(question, segments, "".join(pieces))
-        tokens = len(self.llm.last_tokens)
-        spent = (last or 0.0) - (first or 0.0)
+            ids = self.llm.last_tokens
+            self._remember(question, segments, answer.text, ids[: answer.tokens] if answer.repeats else ids)
+        tokens = len(ids)
+        reason = "repetition" if answer.repeats else "length" if tokens >= limit else "end"
+        first, spent = answer.first, answer.last - answer.first
         stats = Stats(
             encode_ms=sum(event.encode_ms for event in encoded),
             prefill_ms=prefill_ms,
@@ -192,7 +201,7 @@ class ChatSession:
             answer_tokens=tokens,
             image_cached=bool(encoded) and all(event.cached for event in encoded),
         )
-        yield Answered("".join(pieces).strip(), stats)
+        yield Answered(answer.text.strip(), stats, reason)
 
     def _check_room(self, keys: Sequence[str]) -> None:
         """Refuse pictures that fill the context by themselves, before the time to encode them is spent."""
@@ -223,12 +232,59 @@ class ChatSession:
         pieces = render(prompt, [*opening, question], answer_next=True, opening=first)
         return to_segments(pieces, self.llm.tokenize, self._embeds)
 
-    def _remember(self, question: Message, segments: list[Segment], answer: str) -> None:
+    def _remember(self, question: Message, segments: list[Segment], answer: str, ids: Sequence[int]) -> None:
         """Keep the turn: its segments as evaluated, the answer's own tokens, and the tokens that close it."""
         prompt = self.bundle.manifest.prompt
         closing = self.llm.tokenize(prompt.answer_end + prompt.answer_suffix, True)
-        self._segments = [*segments, Tokens((*self.llm.last_tokens, *closing))]
+        self._segments = [*segments, Tokens((*ids, *closing))]
         self.messages += [question, Message("assistant", answer.strip())]
+
+
+class _Answer:
+    """An answer as it comes: `text` is what is kept of it, `first` and `last` are when its pieces came, and `repeats`
+    is whether it has begun to repeat itself; then `tokens` is how many tokens are kept."""
+
+    def __init__(self) -> None:
+        self.text, self.tokens, self.first, self.last, self.repeats = "", 0, 0.0, 0.0, False
+        self._ends: list[tuple[int, int]] = []  # (characters, tokens) after each piece
+
+    def add(self, piece: str, tokens: int) -> str:
+        """The text of the next piece, with which `tokens` tokens are out, to show; what leads an answer is left out."""
+        self.last = time.perf_counter()
+        self.first = self.first or self.last
+        piece = piece if self.text else piece.lstrip()  # some formats lead an answer with a space
+        self.text += piece
+        self._ends.append((len(self.text), tokens))
+        if (length := unrepeated_length(self.text)) is not None:
+            self.repeats, self.text = True, self.text[:length]
+            self.tokens = next(count for characters, count in self._ends if characters >= length)
+        return piece
+
+
+def unrepeated_length(text: str) -> int | None:
+    """The length of `text` with the stretch that it ends in repeating once, or None where it does not repeat itself.
+
+    Prose of three words or more repeats with the fourth time in a row (24 characters or more), one or two words with
+    the eighth (48), and what tables, code, rules and numbers are made of with the sixteenth (120): those repeat
+    honestly.  Lists whose items differ, by their numbers alone even, never do.
+    """
+    for size in range(1, min(LONGEST_UNIT, len(text) // FEW[0]) + 1):
+        if text[-size:] != text[-2 * size : -size]:
+            continue
+        start = len(text) - 2 * size
+        while start and text[start - 1] == text[start - 1 + size]:
+            start -= 1
+        times, covered = _needed(text[start : start + size])
+        if len(text) - start >= max(times * size, covered):
+            return re.compile(r"[.!?]*").match(text, start + size).end()  # type: ignore[union-attr]
+    return None
+
+
+def _needed(unit: str) -> tuple[int, int]:
+    words = re.findall(r"[^\W\d_]+", unit)
+    if not words or re.search(r"[|{}\[\]()<>=\\_`~^$@/+]", unit):
+        return MANY
+    return FEW if len(words) >= 3 else SOME
 
 
 def transcript(session: ChatSession) -> dict[str, Any]:
