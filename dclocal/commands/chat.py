@@ -117,5 +117,5 @@ def ask(
     if not quiet:
         print()
         if not answered.answer:
-            print("(no answer)", file=sys.stderr)
+            print("The model gave no answer; try other words.", file=sys.stderr)
     return answered
