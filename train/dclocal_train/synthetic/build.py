@@ -20,17 +20,13 @@ from dclocal_train.config import DataConfig
 from dclocal_train.sources import fetch_sources
 from dclocal_train.synthetic import easy_vqa
 from dclocal_train.synthetic.backgrounds import draw_background
-from dclocal_train.synthetic.chart_questions import ask_chart, chart_caption
-from dclocal_train.synthetic.charts import draw_chart
 from dclocal_train.synthetic.chatter import chatter
 from dclocal_train.synthetic.imprints import draw_imprint
 from dclocal_train.synthetic.materials import Materials, build_materials, load_materials
 from dclocal_train.synthetic.photographs import draw_photograph
 from dclocal_train.synthetic.rows import Sample, caption_row, conversation_row, write_rows
-from dclocal_train.synthetic.samples import sample_page
 from dclocal_train.synthetic.scene_questions import ask, caption
 from dclocal_train.synthetic.scenes import draw_scene
-from dclocal_train.synthetic.words import ask_words, draw_words, words_caption
 
 CAPTIONS, INSTRUCTIONS = "captions.json", "instruct.json"
 CHUNK = 50
@@ -44,16 +40,6 @@ def _scene(materials: Materials, random_source: random.Random) -> Sample:
     return Sample(scene.image, caption(scene, random_source), turns)
 
 
-def _words(materials: Materials, random_source: random.Random) -> Sample:
-    picture = draw_words(materials.faces, materials.vocabulary, random_source)
-    return Sample(picture.image, words_caption(picture, random_source), ask_words(picture, random_source))
-
-
-def _chart(materials: Materials, random_source: random.Random) -> Sample:
-    chart = draw_chart(materials.faces, random_source)
-    return Sample(chart.image, chart_caption(chart, random_source), ask_chart(chart, random_source))
-
-
 def _imprint(materials: Materials, random_source: random.Random) -> Sample:
     return draw_imprint(draw_background(random_source, materials.photos).image, random_source)
 
@@ -64,8 +50,6 @@ def _photograph(materials: Materials, random_source: random.Random) -> Sample:
 
 DRAWERS: dict[str, Callable[[Materials, random.Random], Sample]] = {
     "scenes": _scene,
-    "words": _words,
-    "charts": _chart,
     "imprints": _imprint,
     "photographs": _photograph,
 }
@@ -101,9 +85,7 @@ def _build(config: DataConfig, source_folder: Path | None, folder: Path, progres
                 conversations += more
     if config.pictures.get("easy_vqa"):
         wheel = fetch_sources(("easy_vqa",), source_folder)["easy_vqa"]
-        more_captions, more = easy_vqa.build(
-            wheel, folder, pictures=config.pictures["easy_vqa"], seed=config.seed
-        )
+        more_captions, more = easy_vqa.build(wheel, folder, pictures=config.pictures["easy_vqa"], seed=config.seed)
         captions += more_captions
         conversations += more
     if config.pictures.get("chatter"):
@@ -114,9 +96,7 @@ def _build(config: DataConfig, source_folder: Path | None, folder: Path, progres
     write_rows(folder / INSTRUCTIONS, conversations)
 
 
-def _draw_all(
-    kind: str, count: int, seed: int, materials: Path, folder: Path, progress: Progress
-) -> Iterator[Rows]:
+def _draw_all(kind: str, count: int, seed: int, materials: Path, folder: Path, progress: Progress) -> Iterator[Rows]:
     """All pictures of a kind, chunk by chunk in their order, on every core; with a page of the first ones."""
     (folder / kind).mkdir(exist_ok=True)
     ranges = [(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
@@ -125,8 +105,6 @@ def _draw_all(
         for (_, end), future in zip(ranges, work):
             yield future.result()
             progress(f"drawing {kind}", end, count)
-    first = [draw(kind, index, seed, load_materials(materials)) for index in range(min(count, ON_SAMPLE_PAGE))]
-    sample_page([(sample.image, list(sample.turns)) for sample in first], folder / f"{kind}.png")
 
 
 def _draw_chunk(kind: str, start: int, end: int, seed: int, materials: Path, folder: Path) -> Rows:

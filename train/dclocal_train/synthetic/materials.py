@@ -11,11 +11,9 @@ from filelock import FileLock
 from dclocal.progress import Progress
 from dclocal.store import home
 from dclocal_train.sources import fetch_sources
-from dclocal_train.synthetic.backgrounds import Photo, read_photos
-from dclocal_train.synthetic.concepts import Concepts
-from dclocal_train.synthetic.fonts import Face, build_fonts, load_fonts
+from dclocal_train.synthetic.backgrounds import Photo, load_photos
+from dclocal_train.synthetic.concepts import Concepts, concepts_of
 from dclocal_train.synthetic.things import build_things, load_things
-from dclocal_train.synthetic.vocabulary import Vocabulary, load_vocabulary
 
 THINGS = (
     "emoji_google",
@@ -34,8 +32,6 @@ class Materials:
 
     concepts: Concepts
     photos: tuple[Photo, ...]
-    faces: tuple[Face, ...]
-    vocabulary: Vocabulary
 
 
 def build_materials(source_folder: Path | None, progress: Progress) -> Path:
@@ -44,7 +40,6 @@ def build_materials(source_folder: Path | None, progress: Progress) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".building"):
         build_things(fetch_sources(THINGS, source_folder), folder / "things", progress)
-        build_fonts(source_folder, folder / "fonts", progress)
     return folder
 
 
@@ -52,5 +47,4 @@ def build_materials(source_folder: Path | None, progress: Progress) -> Path:
 def load_materials(folder: Path) -> Materials:
     """The training split of what `build_materials` made."""
     things = [thing for thing in load_things(folder / "things") if thing.split == "train"]
-    faces = tuple(face for face in load_fonts(folder / "fonts") if face.split == "train")
-    return Materials(Concepts(things), read_photos(), faces, load_vocabulary())
+    return Materials(concepts_of(things), load_photos())
