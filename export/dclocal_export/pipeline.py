@@ -123,15 +123,15 @@ def require_finite(model: DenseConnectorModel) -> None:
                 raise UserError(f"the checkpoint's {part} has values that are not finite in {name}", "train it again")
 
 
-def read_pictures(folder: Path) -> list[Image]:
-    """The folder's pictures in order of their names; raises UserError where there are too few to measure on."""
+def read_pictures(folder: Path, least: int = MIN_PICTURES) -> list[Image]:
+    """The folder's pictures in order of their names; raises UserError where there are fewer than `least`."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder", "name one with pictures: --images FOLDER")
     files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in PICTURE_ENDINGS]
-    if len(files) < MIN_PICTURES:
+    if len(files) < least:
         raise UserError(
             f"{folder} holds {len(files)} pictures",
-            f"name a folder with at least {MIN_PICTURES}: --images FOLDER ({', '.join(PICTURE_FORMATS)})",
+            f"name a folder with at least {least}: --images FOLDER ({', '.join(PICTURE_FORMATS)})",
         )
     return [load_image(path) for path in files]
 
