@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from dclocal.bundle import MANIFEST, Bundle, read_bundle, verify
+from dclocal.bundle import MANIFEST, Bundle, read_bundle, sha256_file, verify
 from dclocal.errors import UserError
 from dclocal.progress import silent
 from dclocal.session import open_session
+from dclocal_export.llm_gguf import convert_to_gguf
 from dclocal_export.options import ExportOptions
 from dclocal_export.pipeline import export_bundle
 from dclocal_models.answer import embed_pictures, prompt_embeds
@@ -33,6 +36,23 @@ ANYRES = {"fit": "anyres", "pinpoints": ((56, 112), (112, 56))}
 def short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Random models come to near ties soon, which float16 decides otherwise."""
     monkeypatch.setattr("dclocal_export.proof.ANSWER_TOKENS", 6)
+
+
+@pytest.fixture(autouse=True)
+def conversions(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama.cpp's converter takes seconds to start, and most of these checkpoints have one language model: files that
+    it converted before give a copy of what it made then."""
+    kept = tmp_path_factory.getbasetemp() / "converted"
+
+    def convert(folder: Path, out: Path, **options: Any) -> Path:
+        files = sorted(file for file in folder.rglob("*") if file.is_file())
+        digest = hashlib.sha256(repr([(file.name, sha256_file(file)) for file in files]).encode()).hexdigest()
+        if not (kept / digest).exists():
+            kept.mkdir(exist_ok=True)
+            convert_to_gguf(folder, kept / digest, **options)
+        return shutil.copyfile(kept / digest, out)
+
+    monkeypatch.setattr("dclocal_export.pipeline.convert_to_gguf", convert)
 
 
 @pytest.fixture
@@ -147,8 +167,11 @@ def test_lora_kept_apart_answers_as_merged(tmp_path: Path, pictures: Path) -> No
     assert_greedy(apart, checkpoint, pictures)
 
 
-def test_the_same_checkpoint_gives_the_same_bytes(tmp_path: Path, pictures: Path) -> None:
+def test_the_same_checkpoint_gives_the_same_bytes(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All but what was measured: how long it took, and the hash of that."""
+    monkeypatch.setattr("dclocal_export.pipeline.convert_to_gguf", convert_to_gguf)  # twice, not once and a copy
     checkpoint = KINDS["clip+llama"](tmp_path / "checkpoint")
     asked = options(pictures, vision="int8", llm="q8_0")
     one, other = (export_bundle(checkpoint, tmp_path / name, asked, silent) for name in ("one", "other"))
