@@ -19,9 +19,11 @@ from dclocal.bundle import MANIFEST, Bundle, read_bundle, sha256_file, verify
 from dclocal.errors import UserError
 from dclocal.progress import silent
 from dclocal.session import open_session
+from dclocal_export import vision_onnx
 from dclocal_export.llm_gguf import convert_to_gguf
 from dclocal_export.options import ExportOptions
-from dclocal_export.pipeline import export_bundle
+from dclocal_export.pipeline import export_bundle, read_pictures
+from dclocal_export.vision_onnx import export_vision
 from dclocal_models.answer import embed_pictures, prompt_embeds
 from dclocal_models.open import open_checkpoint
 from dclocal_models.vlm import DenseConnectorModel
@@ -180,12 +182,16 @@ def test_the_same_checkpoint_gives_the_same_bytes(
             assert (one.path / name).read_bytes() == (other.path / name).read_bytes(), name
 
 
-def test_every_precision_is_told_beside_the_chosen_one(tmp_path: Path, pictures: Path) -> None:
-    """So that a user sees what another choice would cost."""
+def test_every_precision_is_told_beside_the_chosen_one(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a user sees what another choice would cost; tracing, which takes longest, is done once for all."""
     checkpoint = KINDS["siglip+llama"](tmp_path / "checkpoint")
+    traced = []
+    monkeypatch.setattr(vision_onnx, "export_vision", lambda *each: (traced.append(each), export_vision(*each)))
     bundle = export_bundle(checkpoint, tmp_path / "out", options(pictures, vision="int4", quick=False), silent)
     vision = json.loads((bundle.path / "parity.json").read_text())["vision"]
-    assert set(vision) == {"int4", "fp32", "fp16", "int8"}
+    assert set(vision) == {"int4", "fp32", "fp16", "int8"} and len(traced) == 1
     assert vision["fp32"]["max_error"] < vision["int8"]["max_error"] < vision["int4"]["max_error"]
     assert {file.name for file in bundle.path.glob("*.onnx")} == {"vision.onnx"}
 
@@ -244,6 +250,14 @@ def test_mistakes_are_told_before_any_work(tmp_path: Path, pictures: Path) -> No
         export_bundle(tmp_path / "checkpoint", tmp_path / "full", options(pictures), silent)
     with pytest.raises(UserError, match="is not a folder"):
         export_bundle(tmp_path / "checkpoint", tmp_path / "out", options(pictures), silent)
+
+
+def test_too_few_pictures_are_told(pictures: Path) -> None:
+    """What is measured on one picture may be less than an export needs, and still enough for another caller."""
+    (pictures / "two.png").unlink()
+    assert len(read_pictures(pictures, least=1)) == 1
+    with pytest.raises(UserError, match="holds 1 pictures — .*at least 2"):
+        read_pictures(pictures)
 
 
 def test_bundles_are_read_as_they_were_written(tmp_path: Path, pictures: Path) -> None:
