@@ -13,7 +13,7 @@ import numpy as np
 from PIL.Image import Image
 
 from dclocal.anyres import gather, to_tiles, token_count, token_order
-from dclocal.bundle import VisionSpec
+from dclocal.bundle import ImageSpec, VisionSpec
 from dclocal.errors import BundleError
 from dclocal.images import to_pixels
 
@@ -31,13 +31,19 @@ def encode_picture(image: Image, spec: VisionSpec, encode: Encode, newline: np.n
     """
     if (newline is None) != (spec.newline is None):
         raise ValueError(f"a newline embedding is {'not ' * (newline is None)}given, the spec says {spec.newline}")
+    embeds = encode(squares(image, spec.image))
     if spec.image.fit != "anyres":
-        return encode(to_pixels([image], spec.image))[0]
-    size, pinpoints = spec.image.size, spec.image.pinpoints
-    tiles = to_tiles(image, pinpoints, size)
-    embeds = encode(to_pixels(tiles, dataclasses.replace(spec.image, fit="stretch")))
-    order = token_order(image.size, pinpoints, size, spec.grid, newline is not None)
+        return embeds[0]
+    order = token_order(image.size, spec.image.pinpoints, spec.image.size, spec.grid, newline is not None)
     return gather(embeds, np.zeros(spec.n_embd, np.float32) if newline is None else newline, order)
+
+
+def squares(image: Image, spec: ImageSpec) -> np.ndarray:
+    """What the vision encoder sees of a picture, float32 `[n, 3, size, size]`: all of it as one square, or AnyRes's
+    tiles."""
+    if spec.fit != "anyres":
+        return to_pixels([image], spec)
+    return to_pixels(to_tiles(image, spec.pinpoints, spec.size), dataclasses.replace(spec, fit="stretch"))
 
 
 def picture_tokens(image_size: tuple[int, int], spec: VisionSpec) -> int:

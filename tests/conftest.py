@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from dclocal.bundle import Bundle
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+
+
+def pytest_configure() -> None:
+    """Give each worker of a parallel run a core of its own: threads of two that share their cores wait for each other.
+
+    Every library asks for the cores that it may run on, so that none starts more threads than that.
+    """
+    if WORKER is not None and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(WORKER.removeprefix("gw")) % len(cores)]})
 
 
 @pytest.fixture(autouse=True)
@@ -37,17 +49,28 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def bundle_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A home in which dc-tiny is built once for the whole run, its wheels kept."""
-    home = tmp_path_factory.mktemp("home")
+def bundle_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home in which dc-tiny stands, its wheels kept: built once for the whole run, copied for each worker."""
+    base = tmp_path_factory.getbasetemp()
+    if WORKER is None:
+        return _build_home(base / "home")
+    built = base.parent / "home"  # pytest-xdist gives each worker a folder of its own in the run's
+    with FileLock(f"{built}.lock"):
+        if not built.exists():
+            _build_home(built.with_suffix(".part")).rename(built)
+    shutil.copytree(built, base / "home")
+    return base / "home"
+
+
+def _build_home(home: Path) -> Path:
+    from dclocal import store
+
+    wheels = os.environ.get("DCLOCAL_TEST_WHEELS")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DCLOCAL_HOME", str(home))
         patch.setenv("DCLOCAL_KEEP_WHEELS", "1")
-        from dclocal import store
-
-        wheels = os.environ.get("DCLOCAL_TEST_WHEELS")
         store.pull("dc-tiny", Path(wheels) if wheels else None)
-    yield home
+    return home
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,9 @@ from dclocal.cli import run
 from dclocal.progress import silent
 from dclocal_export.options import below_floors
 from dclocal_export.pipeline import export_bundle
-from tests.test_pipeline import KINDS, options, pictures, short_answers
+from tests.test_pipeline import KINDS, conversions, options, pictures, short_answers
 
-__all__ = ["pictures", "short_answers"]  # fixtures
+__all__ = ["conversions", "pictures", "short_answers"]  # fixtures
 
 
 def test_estimates_are_near_what_is_written(tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,7 +28,7 @@ from dclocal_models.connectors import ConnectorConfig
 from dclocal_models.registry import BACKBONES, CONNECTORS
 from dclocal_models.vision import VisionConfig
 from dclocal_models.vlm import DenseConnectorModel, ModelConfig, image_spec
-from tests.tiny import CONVNEXT
+from tests.tiny import CONVNEXT, tiny_llm
 from tests.tiny_files import encoded, write_tiny_gguf
 
 WIDTH, BOS = 32, 1  # of the tiny GGUF
@@ -74,8 +74,6 @@ def small_model(
     backbone: str, *, image_size: int = 56, patch_size: int = 14, vision: Any = None, fit: str = "pad", **connector: Any
 ) -> DenseConnectorModel:
     """Six layers of width 64 that differ enough for a wrong one to show; every token kept unless said otherwise."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     torch.manual_seed(0)
     tower: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 6, "num_attention_heads": 4}
     tower |= {"patch_size": patch_size, "mlp_ratio": 2} if "dinov2" in backbone else {"patch_size": patch_size}
@@ -89,9 +87,7 @@ def small_model(
         fit=fit,
         pinpoints=((2 * image_size, image_size),) if fit == "anyres" else (),
     )
-    llm = LlamaConfig(vocab_size=64, hidden_size=WIDTH, intermediate_size=48, num_hidden_layers=1)
-    llm.num_attention_heads = llm.num_key_value_heads = 4
-    model = DenseConnectorModel(config, LlamaForCausalLM(llm)).eval()
+    model = DenseConnectorModel(config, tiny_llm(hidden_size=WIDTH, num_hidden_layers=1)).eval()
     with torch.no_grad():
         for parameter in model.vision.parameters():
             parameter += 0.05 * torch.randn_like(parameter)

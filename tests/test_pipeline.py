@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,15 @@ import pytest
 import torch
 from PIL import Image
 
-from dclocal.bundle import MANIFEST, Bundle, read_bundle, verify
+from dclocal.bundle import MANIFEST, Bundle, read_bundle, sha256_file, verify
 from dclocal.errors import UserError
 from dclocal.progress import silent
 from dclocal.session import open_session
+from dclocal_export import vision_onnx
+from dclocal_export.llm_gguf import convert_to_gguf
 from dclocal_export.options import ExportOptions
-from dclocal_export.pipeline import export_bundle
+from dclocal_export.pipeline import export_bundle, read_pictures
+from dclocal_export.vision_onnx import export_vision
 from dclocal_models.answer import embed_pictures, prompt_embeds
 from dclocal_models.open import open_checkpoint
 from dclocal_models.vlm import DenseConnectorModel
@@ -33,6 +38,23 @@ ANYRES = {"fit": "anyres", "pinpoints": ((56, 112), (112, 56))}
 def short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Random models come to near ties soon, which float16 decides otherwise."""
     monkeypatch.setattr("dclocal_export.proof.ANSWER_TOKENS", 6)
+
+
+@pytest.fixture(autouse=True)
+def conversions(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama.cpp's converter takes seconds to start, and most of these checkpoints have one language model: files that
+    it converted before give a copy of what it made then."""
+    kept = tmp_path_factory.getbasetemp() / "converted"
+
+    def convert(folder: Path, out: Path, **options: Any) -> Path:
+        files = sorted(file for file in folder.rglob("*") if file.is_file())
+        digest = hashlib.sha256(repr([(file.name, sha256_file(file)) for file in files]).encode()).hexdigest()
+        if not (kept / digest).exists():
+            kept.mkdir(exist_ok=True)
+            convert_to_gguf(folder, kept / digest, **options)
+        return shutil.copyfile(kept / digest, out)
+
+    monkeypatch.setattr("dclocal_export.pipeline.convert_to_gguf", convert)
 
 
 @pytest.fixture
@@ -147,8 +169,11 @@ def test_lora_kept_apart_answers_as_merged(tmp_path: Path, pictures: Path) -> No
     assert_greedy(apart, checkpoint, pictures)
 
 
-def test_the_same_checkpoint_gives_the_same_bytes(tmp_path: Path, pictures: Path) -> None:
+def test_the_same_checkpoint_gives_the_same_bytes(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All but what was measured: how long it took, and the hash of that."""
+    monkeypatch.setattr("dclocal_export.pipeline.convert_to_gguf", convert_to_gguf)  # twice, not once and a copy
     checkpoint = KINDS["clip+llama"](tmp_path / "checkpoint")
     asked = options(pictures, vision="int8", llm="q8_0")
     one, other = (export_bundle(checkpoint, tmp_path / name, asked, silent) for name in ("one", "other"))
@@ -157,12 +182,16 @@ def test_the_same_checkpoint_gives_the_same_bytes(tmp_path: Path, pictures: Path
             assert (one.path / name).read_bytes() == (other.path / name).read_bytes(), name
 
 
-def test_every_precision_is_told_beside_the_chosen_one(tmp_path: Path, pictures: Path) -> None:
-    """So that a user sees what another choice would cost."""
+def test_every_precision_is_told_beside_the_chosen_one(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a user sees what another choice would cost; tracing, which takes longest, is done once for all."""
     checkpoint = KINDS["siglip+llama"](tmp_path / "checkpoint")
+    traced = []
+    monkeypatch.setattr(vision_onnx, "export_vision", lambda *each: (traced.append(each), export_vision(*each)))
     bundle = export_bundle(checkpoint, tmp_path / "out", options(pictures, vision="int4", quick=False), silent)
     vision = json.loads((bundle.path / "parity.json").read_text())["vision"]
-    assert set(vision) == {"int4", "fp32", "fp16", "int8"}
+    assert set(vision) == {"int4", "fp32", "fp16", "int8"} and len(traced) == 1
     assert vision["fp32"]["max_error"] < vision["int8"]["max_error"] < vision["int4"]["max_error"]
     assert {file.name for file in bundle.path.glob("*.onnx")} == {"vision.onnx"}
 
@@ -221,6 +250,14 @@ def test_mistakes_are_told_before_any_work(tmp_path: Path, pictures: Path) -> No
         export_bundle(tmp_path / "checkpoint", tmp_path / "full", options(pictures), silent)
     with pytest.raises(UserError, match="is not a folder"):
         export_bundle(tmp_path / "checkpoint", tmp_path / "out", options(pictures), silent)
+
+
+def test_too_few_pictures_are_told(pictures: Path) -> None:
+    """What is measured on one picture may be less than an export needs, and still enough for another caller."""
+    (pictures / "two.png").unlink()
+    assert len(read_pictures(pictures, least=1)) == 1
+    with pytest.raises(UserError, match="holds 1 pictures — .*at least 2"):
+        read_pictures(pictures)
 
 
 def test_bundles_are_read_as_they_were_written(tmp_path: Path, pictures: Path) -> None:

@@ -20,7 +20,7 @@ from dclocal_train.dry_run import Plan, dry_run, format_plan
 from dclocal_train.memory import activation_bytes
 from dclocal_train.recipe_files import find_recipe, known_recipes
 from dclocal_train.stages import prepare_stage
-from tests.tiny import tiny_config
+from tests.tiny import tiny_config, tiny_llm
 
 ROOT = Path(__file__).parent.parent
 LAUNCH = ROOT / "train" / "recipes" / "accelerate"
@@ -205,16 +205,13 @@ def test_memory_follows_the_count_of_processes() -> None:
 )
 def test_activations_are_about_what_autograd_saves(changes: tuple[str, ...]) -> None:
     """The formula against torch's own account of what it keeps, on a Llama small enough for a CPU."""
-    from transformers import LlamaConfig, LlamaForCausalLM
 
     from dclocal_models.vlm import DenseConnectorModel
 
     overrides = ("stages.0.batch_size=2", "stages.0.max_length=256", "stages.0.gradient_checkpointing=false", *changes)
     stage = load_recipe(known_recipes()["clip-vicuna-7b"], overrides).stages[0]
     shape = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 12, "vocab_size": 64}
-    llm = LlamaForCausalLM(
-        LlamaConfig(**shape, num_attention_heads=4, num_key_value_heads=4, tie_word_embeddings=False)
-    )
+    llm = tiny_llm(**shape, num_key_value_heads=4, tie_word_embeddings=False)
     model = DenseConnectorModel(tiny_config(), llm.to(torch.bfloat16)).train()
     prepare_stage(model, stage)
     embeds = torch.randn(2, 256, 256, dtype=torch.bfloat16, requires_grad=True)

@@ -16,6 +16,7 @@ from dclocal.prompt import Embeds, Segment, Tokens
 from dclocal_models.answer import tokenize_with
 from dclocal_models.checkpoint import load_checkpoint
 from dclocal_models.torch_llm import TorchLLM, _Text, choose
+from tests.tiny import tiny_llm
 from tests.tiny_checkpoint import SPECIAL, byte_tokenizer, lively_llm, save
 
 
@@ -211,20 +212,8 @@ def test_tokenizers_agree_with_the_prompt(tmp_path: Path) -> None:
 
 def test_models_with_a_sliding_window() -> None:
     """Mistral looks back only so far; a cache that was cut and refilled must give what a fresh run gives."""
-    from transformers import MistralConfig, MistralForCausalLM
-
     torch.manual_seed(0)
-    config = MistralConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        sliding_window=6,
-        initializer_range=0.3,
-    )
-    model = MistralForCausalLM(config).eval()
+    model = tiny_llm("mistral", hidden_size=32, sliding_window=6, initializer_range=0.3).eval()
     llm = TorchLLM(model, byte_tokenizer(), 512)
     ids = [int(value) for value in torch.randint(3, 64, (40,))]
     llm.prefill([Tokens(tuple(ids[:30]))])

@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from dclocal.images import load_image, to_pixels
 from dclocal_export import optimize, quantize
 from dclocal_export.parity import compare_in_detail, measure_vision, run_graph
 from dclocal_export.quantize import CALIBRATED, PRECISIONS, VisionFile, write_vision
+from dclocal_export.vision_onnx import trace_vision
 from dclocal_models.answer import encode_pixels
 from dclocal_models.vlm import DenseConnectorModel, image_spec
 from tests.tiny import WIDTHS, tiny_model
@@ -52,9 +54,18 @@ def pictures() -> list[Image.Image]:
     return [Image.fromarray(values).resize((90, 70), Image.Resampling.BICUBIC) for values in coarse]
 
 
-def write(model: DenseConnectorModel, folder: Path, precision: str, pictures: list[Image.Image]) -> VisionFile:
-    calibration = pictures if precision in CALIBRATED else []
-    return write_vision(model, folder / f"{precision}.onnx", precision, calibration=calibration)
+def write(
+    model: DenseConnectorModel, folder: Path, pictures: list[Image.Image], *precisions: str
+) -> dict[str, VisionFile]:
+    """The model, traced once, in these precisions, or in all of them; the calibrated ones on `pictures`."""
+    with tempfile.TemporaryDirectory() as work:
+        graph = trace_vision(model, Path(work) / "graph.onnx")
+        return {
+            precision: write_vision(
+                graph, folder / f"{precision}.onnx", precision, calibration=pictures if precision in CALIBRATED else []
+            )
+            for precision in precisions or PRECISIONS
+        }
 
 
 def check(model: DenseConnectorModel, written: VisionFile, pictures: list[Image.Image]) -> None:
@@ -76,8 +87,7 @@ def test_every_precision_of_every_backbone(backbone: str, tmp_path: Path, pictur
     """Attention and GELU are fused in all of them, and no precision leaves its bound."""
     model = random_model(backbone)
     sizes = {}
-    for precision in PRECISIONS:
-        written = write(model, tmp_path, precision, pictures)
+    for precision, written in write(model, tmp_path, pictures).items():
         check(model, written, pictures)
         assert written.fused["MultiHeadAttention"] == LAYERS, written.fused
         assert sum(written.fused.get(kind, 0) for kind in ("BiasGelu", "FastGelu", "QuickGelu")) >= LAYERS + 1
@@ -92,15 +102,15 @@ def test_every_precision_of_every_backbone(backbone: str, tmp_path: Path, pictur
 @pytest.mark.parametrize("kind", sorted(CONNECTORS))
 def test_every_connector(kind: str, efficient: bool, tmp_path: Path, pictures: list[Image.Image]) -> None:
     model = random_model("clip", kind=kind, **CONNECTORS[kind], token_grid=(2, 2) if efficient else (0, 0))
-    for precision in ("fp32", "int8"):
-        check(model, write(model, tmp_path, precision, pictures), pictures)
+    for written in write(model, tmp_path, pictures, "fp32", "int8").values():
+        check(model, written, pictures)
 
 
 def test_mining(tmp_path: Path, pictures: list[Image.Image]) -> None:
     """Its products of two activations have no weights to quantize."""
     model = random_model("clip+convnext", fusion="mining")
-    for precision in PRECISIONS:
-        check(model, write(model, tmp_path, precision, pictures), pictures)
+    for written in write(model, tmp_path, pictures).values():
+        check(model, written, pictures)
 
 
 def test_layer_scale_is_in_the_weights(tmp_path: Path) -> None:
@@ -108,7 +118,7 @@ def test_layer_scale_is_in_the_weights(tmp_path: Path) -> None:
     model = tiny_model("dinov2").eval()  # its biases are all zeros, which the export shares
     for parameter in (value for name, value in model.named_parameters() if "lambda1" in name):
         nn.init.uniform_(parameter, 0.1, 2)
-    written = write_vision(model, tmp_path / "graph.onnx", "fp32")
+    written = write(model, tmp_path, [], "fp32")["fp32"]
     pixels = np.random.default_rng(1).standard_normal((2, 3, 56, 56), dtype=np.float32)
     expected = encode_pixels(model, pixels)
     assert np.abs(run_graph(written.file, pixels) - expected).max() <= 1e-4 * np.abs(expected).max()
@@ -122,12 +132,12 @@ def test_what_float16_cannot_hold_stays_float32(
     model = random_model("siglip")
     layer = model.vision.tower.vision_model.encoder.layers[1].mlp.fc2
     layer.weight.data *= 1e6
-    written = write(model, tmp_path, "fp16", pictures)
+    written = write(model, tmp_path, pictures, "fp16")["fp16"]
     kinds = {kind for kind, _ in written.kept_float}
     assert "MatMul" in kinds and "MultiHeadAttention" not in kinds, written.kept_float  # what a norm has tamed is not
     check(model, written, pictures)
     monkeypatch.setattr(quantize, "FLOAT16_CEILING", np.inf)
-    unguarded = write(model, tmp_path, "fp16", pictures)
+    unguarded = write(model, tmp_path, pictures, "fp16")["fp16"]
     found = run_graph(unguarded.file, to_pixels(pictures, image_spec(model)))
     assert not np.isfinite(found).all()
 
@@ -138,8 +148,7 @@ def test_large_weights_stand_beside_the_graph(
     """A model beyond protobuf's 2 GiB; the limit is made small instead of the model large."""
     monkeypatch.setattr(optimize, "EXTERNAL_DATA", 20_000)
     model = random_model("clip")
-    for precision in PRECISIONS:
-        written = write(model, tmp_path, precision, pictures)
+    for precision, written in write(model, tmp_path, pictures).items():
         assert [file.name for file in written.files] == [f"{precision}.onnx", f"{precision}.onnx.data"]
         assert written.size_bytes == sum(file.stat().st_size for file in written.files)
         check(model, written, pictures)
@@ -151,10 +160,8 @@ import sys
 from pathlib import Path
 from PIL import Image
 from tests.test_vision_onnx import random_model, write
-from dclocal_export.quantize import PRECISIONS
 pictures = [Image.open(path) for path in sorted(Path(sys.argv[1]).glob("*.png"))]
-for precision in PRECISIONS:
-    write(random_model("dinov2"), Path(sys.argv[2]), precision, pictures)
+write(random_model("dinov2"), Path(sys.argv[2]), pictures)
 """
 
 
@@ -177,7 +184,7 @@ def test_the_model_is_as_before(tmp_path: Path) -> None:
     model = tiny_model("clip").eval()
     before = model.vision.tower.config._attn_implementation
     told = []
-    write_vision(model, tmp_path / "a.onnx", "fp32", progress=lambda *step: told.append(step))
+    trace_vision(model, tmp_path / "a.onnx", lambda *step: told.append(step))
     assert model.vision.tower.config._attn_implementation == before
     assert not any(module._forward_hooks for module in model.vision.modules())
     assert [step for step in told if step[0].startswith("tracing")][-1][1:] == (LAYERS, LAYERS)
@@ -185,10 +192,11 @@ def test_the_model_is_as_before(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("precision", CALIBRATED)
 def test_missing_calibration_is_told(precision: str, tmp_path: Path) -> None:
+    graph = trace_vision(tiny_model("clip"), tmp_path / "a.onnx")
     with pytest.raises(ValueError, match=f"{precision} .*calibration pictures"):
-        write_vision(tiny_model("clip"), tmp_path / "a.onnx", precision)
+        write_vision(graph, tmp_path / "b.onnx", precision)
     with pytest.raises(ValueError, match=r"unknown precision 'int3'; known: fp32"):
-        write_vision(tiny_model("clip"), tmp_path / "a.onnx", "int3")
+        write_vision(graph, tmp_path / "b.onnx", "int3")
 
 
 def test_errors_are_measured_in_the_embeddings_own_units() -> None:
@@ -225,7 +233,7 @@ def test_real_weights_and_pictures(sources: dict[str, Path], photographs: list[I
     model = dc_tiny_vision(sources["vision"])
     examples = [load_image(file) for file in sorted((Path(__file__).parents[1] / "examples").glob("*.[jp][pn]g"))]
     calibration, shown = photographs[::2], [*examples, *photographs[1::2]]
-    files = {precision: write(model, tmp_path, precision, calibration).file for precision in PRECISIONS}
+    files = {precision: written.file for precision, written in write(model, tmp_path, calibration).items()}
     measured = measure_vision(model, files, shown, repeats=3)
     for precision, values in measured.items():
         numbers = {name: round(value, 5) for name, value in values.items() if isinstance(value, float)}

@@ -47,23 +47,23 @@ def tiny_config(backbone: str = "dinov2", **connector: Any) -> ModelConfig:
     return ModelConfig(vision, ConnectorConfig(**{**settings, **connector}), "chatml")
 
 
-def tiny_llm() -> Any:
-    """A two-layer Llama of width 24."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+def tiny_llm(model_type: str = "llama", **changes: Any) -> Any:
+    """A two-layer language model of width 24, its config changed where said."""
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=24,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    return LlamaForCausalLM(config)
+    sizes: dict[str, Any] = {
+        "vocab_size": 64,
+        "hidden_size": 24,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": True,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **{**sizes, **changes}))
 
 
 def tiny_model(backbone: str = "dinov2", **connector: Any) -> DenseConnectorModel:

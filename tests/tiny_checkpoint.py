@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from dclocal_models.vlm import DenseConnectorModel
-from tests.tiny import tiny_config
+from tests.tiny import tiny_config, tiny_llm
 
 SPECIAL = ["<pad>", "<|im_start|>", "<|im_end|>"]
 
@@ -36,23 +36,8 @@ def byte_tokenizer() -> Any:
 
 def lively_llm(vocab: int) -> Any:
     """A random Llama whose answers vary: weights large enough that no token wins always."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=vocab,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.2,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    return LlamaForCausalLM(config)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "max_position_embeddings": 512}
+    return tiny_llm(vocab_size=vocab, initializer_range=0.2, **sizes)
 
 
 def save(folder: Path, **config: object) -> Path:

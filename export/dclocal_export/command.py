@@ -59,7 +59,7 @@ def _export(checkpoint: Path, out: Path, options: dict[str, Any]) -> None:
     from dclocal.progress import for_terminal
     from dclocal_export.options import ExportOptions
     from dclocal_export.pipeline import export_bundle, read_pictures, require_options, require_target
-    from dclocal_models.backend import hush
+    from dclocal_models.quiet import hush
 
     asked = ExportOptions(
         name=options["name"] or out.resolve().name,

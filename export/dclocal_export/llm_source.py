@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from dclocal_models.checkpoint import ADAPTER_FOLDER, LLM_FOLDER, CheckpointError, require_fit
-from dclocal_models.llava_checkpoint import ADAPTER_CONFIG, PROJECTOR_FILE, TRAINABLES_FILE, is_llava_checkpoint
+from dclocal_models.llava_checkpoint import PROJECTOR_FILE, TRAINABLES_FILE, is_llava_checkpoint, is_lora, named_base
 from dclocal_models.llava_config import CONFIG_FILE, llm_config
-from dclocal_models.llava_llm import TOKENIZER_FILES
+from dclocal_models.llava_llm import TOKENIZER_FILES, empty_llm, find_tokenizer
 from dclocal_models.llava_weights import (
     INDEX_SUFFIX,
     WEIGHT_FILES,
@@ -77,11 +77,12 @@ def find_llm(checkpoint: Path, base: Path | None) -> LlmSource:
         raise CheckpointError(f"{checkpoint} is not a folder", "name a checkpoint's folder")
     source = _find_llava(checkpoint, base) if is_llava_checkpoint(checkpoint) else _find_ours(checkpoint, base)
     stored = {**split_parts(open_weights(source.weights))["llm"], **source.changed}
-    model = _empty_model(source.config)
+    where = f"the language model in {source.weights}"
+    model = empty_llm(source.config, where)
     tied = frozenset(model._tied_weights_keys or ()) if source.config.tie_word_embeddings else frozenset()
     wanted = {name: value for name, value in model.state_dict().items() if name not in tied}
     found = {name: value for name, value in stored.items() if name not in tied}
-    require_fit(wanted, found, f"the language model in {source.weights}")
+    require_fit(wanted, found, where)
     return replace(source, architecture=type(model).__name__, tied=tied)
 
 
@@ -117,54 +118,29 @@ def _find_ours(checkpoint: Path, base: Path | None) -> LlmSource:
     except Exception as error:
         raise CheckpointError(f"{folder / CONFIG_FILE} is no config ({brief(error)})", "copy it again") from error
     return LlmSource(
-        "ours", config, folder, _tokenizer_folder([folder]), adapter if adapter.is_dir() else None, plain=True
+        "ours", config, folder, find_tokenizer([folder]), adapter if adapter.is_dir() else None, plain=True
     )
 
 
 def _find_llava(checkpoint: Path, base: Path | None) -> LlmSource:
-    lora = (checkpoint / ADAPTER_CONFIG).is_file() and (checkpoint / TRAINABLES_FILE).is_file()
+    lora = is_lora(checkpoint)
     own = read_json(checkpoint / CONFIG_FILE) if (checkpoint / CONFIG_FILE).is_file() else None
     if not lora and has_weights(checkpoint):
         config = llm_config(own or {})
-        return LlmSource("full", config, checkpoint, _tokenizer_folder([checkpoint]), None, plain=False)
+        return LlmSource("full", config, checkpoint, find_tokenizer([checkpoint]), None, plain=False)
     kind = "lora" if lora else "projector"
-    folder = base or (_named_base(checkpoint) if lora else None)
+    folder = base or (named_base(checkpoint) if lora else None)
     if folder is None:
         raise CheckpointError(
             f"{checkpoint} holds a {kind} without its language model", "name that model's folder with base"
         )
     extra = open_file(checkpoint / (TRAINABLES_FILE if lora else PROJECTOR_FILE))
     changed = split_parts({full_name(name): stored for name, stored in extra.items()})["llm"]
-    tokenizer = _tokenizer_folder([checkpoint, folder])
+    tokenizer = find_tokenizer([checkpoint, folder])
     theirs = read_json(folder / CONFIG_FILE)
     config = llm_config(own if own is not None else theirs)
     plain = not changed and tokenizer == folder and theirs.get("model_type") == config.model_type
     return LlmSource(kind, config, folder, tokenizer, checkpoint if lora else None, plain, changed)
-
-
-def _named_base(folder: Path) -> Path | None:
-    name = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
-    return Path(name) if isinstance(name, str) and name and Path(name).is_dir() else None
-
-
-def _tokenizer_folder(folders: list[Path]) -> Path:
-    found = next((folder for folder in folders if any((folder / name).is_file() for name in TOKENIZER_FILES)), None)
-    if found is None:
-        looked = " and ".join(map(str, folders))
-        raise CheckpointError(f"no tokenizer in {looked}", f"copy {' or '.join(TOKENIZER_FILES)}")
-    return found
-
-
-def _empty_model(config: Any) -> Any:
-    """The causal language model without memory; raises CheckpointError where the config describes none."""
-    from accelerate import init_empty_weights
-    from transformers import AutoModelForCausalLM
-
-    try:
-        with init_empty_weights(include_buffers=False):
-            return AutoModelForCausalLM.from_config(config)
-    except Exception as error:  # whatever a class makes of sizes that do not go together
-        raise CheckpointError(f"{CONFIG_FILE} describes no language model ({brief(error)})", "copy it again") from error
 
 
 def plain_config(source: LlmSource) -> str:

@@ -44,12 +44,9 @@ class ExportOptions:
 def below_floors(parity: Mapping[str, Any], vision: str) -> list[str]:
     """What of a measured parity is below its floor, in words; of the vision graphs, the bundle's own, `vision`."""
     problems = []
-    for precision, measured in parity.get("vision", {}).items():
-        if precision != vision:
-            continue
-        floor = VISION_FLOORS.get(precision)
-        if floor is not None and measured["cosine_min"] < floor:
-            problems.append(f"vision {precision}: cosine {measured['cosine_min']:.5f}, floor {floor}")
+    cosine = parity["vision"][vision]["cosine_min"]
+    if cosine < VISION_FLOORS[vision]:
+        problems.append(f"vision {vision}: cosine {cosine:.5f}, floor {VISION_FLOORS[vision]}")
     for kind, measured in parity.get("llm", {}).items():
         floor = TOP1_FLOORS.get(kind)
         agreement = measured.get("top1_agreement")

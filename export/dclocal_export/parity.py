@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 from PIL.Image import Image
+from torch import Tensor
 
+from dclocal.adapters import default_scales
 from dclocal.bundle import Bundle
-from dclocal.chat import Answered
-from dclocal.images import image_key, to_pixels
+from dclocal.chat import Answered, ChatSession
+from dclocal.images import to_pixels
 from dclocal.progress import Progress, silent
-from dclocal.session import open_session
-from dclocal.vision import INPUT, OUTPUT
-from dclocal_export.optimize import data_name
+from dclocal.session import open_llm
+from dclocal.vision import INPUT, OUTPUT, VisionEncoder
+from dclocal_export.optimize import files_of
 from dclocal_models.answer import answer_embedded, embed_images, embed_pictures, encode_pixels
 from dclocal_models.vlm import DenseConnectorModel, image_spec
 
@@ -64,13 +66,12 @@ def measure_vision(
         options.log_severity_level, options.intra_op_num_threads = 3, threads
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         found = np.concatenate([session.run([OUTPUT], {INPUT: pixels[i : i + 1]})[0] for i in range(len(pixels))])
-        beside = path.with_name(data_name(path))
         measured[precision] = {
             **compare_in_detail(found, reference),
             "seconds_batch_1": _time(session, pixels, 1, repeats),
             "seconds_batch_4": _time(session, pixels, 4, repeats),
             "threads": threads,
-            "size_bytes": path.stat().st_size + (beside.stat().st_size if beside.exists() else 0),
+            "size_bytes": sum(file.stat().st_size for file in files_of(path)),
         }
     return measured
 
@@ -134,17 +135,21 @@ def answer_parity(
 
     The bundle answers as in a conversation: its adapters at their own scales, AnyRes's tiles gathered.
     """
-    session = open_session(bundle)
-    same = 0
+    embedded: dict[str, Tensor] = {}
     differing = []
-    for index, (image, text) in enumerate(questions):
-        progress("comparing answers with PyTorch's", index + 1, len(questions))
-        embedded = {image_key(image): embed_pictures(model, [image])[0]}
-        expected = answer_embedded(model, tokenizer, text, embedded, max_tokens)
-        session.reset()
-        *_, last = session.ask(text, [session.attach(image)], max_tokens=max_tokens, temperature=0.0)
-        assert isinstance(last, Answered)
-        same += last.answer == expected
-        if last.answer != expected:
-            differing.append({"question": text, "pytorch": expected, "bundle": last.answer})
+    with open_llm(bundle, default_scales(bundle.manifest.adapters)) as llm:
+        session = ChatSession(bundle, VisionEncoder(bundle), llm)
+        for index, (image, text) in enumerate(questions):
+            progress("comparing answers with PyTorch's", index + 1, len(questions))
+            session.reset()
+            attached = session.attach(image)
+            if attached.key not in embedded:
+                embedded[attached.key] = embed_pictures(model, [image])[0]
+            shown = {attached.key: embedded[attached.key]}
+            expected = answer_embedded(model, tokenizer, text, shown, max_tokens)
+            *_, last = session.ask(text, [attached], max_tokens=max_tokens, temperature=0.0)
+            assert isinstance(last, Answered)
+            if last.answer != expected:
+                differing.append({"question": text, "pytorch": expected, "bundle": last.answer})
+    same = len(questions) - len(differing)
     return {"questions": len(questions), "same": same, "differing": differing[:10]}

@@ -20,10 +20,12 @@ from dclocal.bundle import (
     VISION_FILE,
     AdapterSpec,
     Bundle,
+    FileEntry,
     Manifest,
     Sampling,
     describe_files,
     read_bundle,
+    sha256_file,
     write_manifest,
 )
 from dclocal.errors import UserError
@@ -39,6 +41,7 @@ from dclocal_export.mmproj import write_mmproj
 from dclocal_export.options import ExportOptions, below_floors
 from dclocal_export.proof import measure
 from dclocal_export.quantize import CALIBRATED, PRECISIONS, write_vision
+from dclocal_export.vision_onnx import trace_vision
 from dclocal_models.answer import embed_pictures, newline_array, vision_spec
 from dclocal_models.open import open_checkpoint
 from dclocal_models.vlm import DenseConnectorModel
@@ -51,9 +54,8 @@ MAX_CONTEXT = 4096
 
 @dataclass(frozen=True)
 class LlmFiles:
-    """The language model as it was made: the bundle's file, the 16-bit file that it came from, adapters, notes."""
+    """What was made beside the bundle's language model: the 16-bit file that it came from, adapters, notes."""
 
-    quantized: Path
     reference: Path
     adapters: tuple[AdapterSpec, ...]
     notes: tuple[str, ...]
@@ -64,15 +66,14 @@ def export_bundle(checkpoint: Path, out: Path, options: ExportOptions, progress:
     require_options(options)
     require_target(out)
     pictures = read_pictures(options.images)
-    model, tokenizer = open_checkpoint(
-        checkpoint, base=options.base, vision_tower=options.vision_tower, llm_weights=False
-    )
+    model, _ = open_checkpoint(checkpoint, base=options.base, vision_tower=options.vision_tower, llm_weights=False)
     require_finite(model)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
         work, made = Path(temporary), Path(temporary) / "bundle"
         made.mkdir()
         calibration = pictures if options.vision in CALIBRATED else ()
-        write_vision(model, made / VISION_FILE, options.vision, calibration=calibration, progress=progress)
+        graph = trace_vision(model, work / "vision-optimized.onnx", progress)
+        write_vision(graph, made / VISION_FILE, options.vision, calibration=calibration, progress=progress)
         newline = newline_array(model)
         if newline is not None:
             save_newline(newline, made / str(vision_spec(model).newline))
@@ -81,13 +82,13 @@ def export_bundle(checkpoint: Path, out: Path, options: ExportOptions, progress:
         if options.mmproj:
             notes += write_mmproj(model, made / MMPROJ_FILE, progress=progress).differences
         (made / CARD_FILE).write_text(options.card or _card(options, notes), encoding="utf-8")
-        write_manifest(made, _manifest(model, made, llm, notes, options))
-        parity = measure(checkpoint, model, tokenizer, read_bundle(made), llm.reference, pictures, options, progress)
+        first = write_manifest(made, _manifest(model, made, llm, notes, options))
+        parity = measure(checkpoint, model, graph, first, llm.reference, pictures, options, progress)
         problems = below_floors(parity, options.vision)
         if problems and not options.force:
             raise UserError("; ".join(problems), "take a finer quantization, or write it all the same with --force")
         (made / PARITY_FILE).write_text(json.dumps(parity, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        write_manifest(made, _manifest(model, made, llm, notes, options))
+        write_manifest(made, _with_file(first, PARITY_FILE))
         if out.exists():
             out.rmdir()
         made.replace(out)
@@ -123,15 +124,15 @@ def require_finite(model: DenseConnectorModel) -> None:
                 raise UserError(f"the checkpoint's {part} has values that are not finite in {name}", "train it again")
 
 
-def read_pictures(folder: Path) -> list[Image]:
-    """The folder's pictures in order of their names; raises UserError where there are too few to measure on."""
+def read_pictures(folder: Path, least: int = MIN_PICTURES) -> list[Image]:
+    """The folder's pictures in order of their names; raises UserError where there are fewer than `least`."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder", "name one with pictures: --images FOLDER")
     files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in PICTURE_ENDINGS]
-    if len(files) < MIN_PICTURES:
+    if len(files) < least:
         raise UserError(
             f"{folder} holds {len(files)} pictures",
-            f"name a folder with at least {MIN_PICTURES}: --images FOLDER ({', '.join(PICTURE_FORMATS)})",
+            f"name a folder with at least {least}: --images FOLDER ({', '.join(PICTURE_FORMATS)})",
         )
     return [load_image(path) for path in files]
 
@@ -155,14 +156,14 @@ def _write_llm(
         adapters = (AdapterSpec("lora", ADAPTER_FILE, 1.0),)
     if options.llm == "f16":
         (made / LLM_FILE).hardlink_to(reference)
-        return LlmFiles(made / LLM_FILE, reference, adapters, ())
+        return LlmFiles(reference, adapters, ())
     imatrix = None
     if options.imatrix_text is not None:
         texts = [text for text in options.imatrix_text.read_text(encoding="utf-8").split("\n\n") if text.strip()]
         embeds = [tensor.numpy() for tensor in embed_pictures(model, pictures)]
         imatrix = write_imatrix(reference, texts, embeds, work / "imatrix.gguf", progress=progress)
     done = quantize(reference, made / LLM_FILE, options.llm, imatrix=imatrix, progress=progress)
-    return LlmFiles(made / LLM_FILE, reference, adapters, (done.note,) if done.note else ())
+    return LlmFiles(reference, adapters, (done.note,) if done.note else ())
 
 
 def _manifest(
@@ -183,6 +184,13 @@ def _manifest(
         llm_quantization=options.llm,
         adapters=llm.adapters,
     )
+
+
+def _with_file(bundle: Bundle, name: str) -> Manifest:
+    """The manifest with one file more; the others are not hashed again."""
+    file = bundle.path / name
+    entry = FileEntry(file.stat().st_size, sha256_file(file))
+    return replace(bundle.manifest, files=dict(sorted({**bundle.manifest.files, name: entry}.items())))
 
 
 def _card(options: ExportOptions, notes: Sequence[str]) -> str:

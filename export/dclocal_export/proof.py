@@ -21,6 +21,7 @@ from dclocal_export.llm_parity import measure_llm
 from dclocal_export.options import MEASURED, ExportOptions
 from dclocal_export.parity import answer_parity, measure_vision
 from dclocal_export.quantize import CALIBRATED, write_vision
+from dclocal_export.vision_onnx import VisionGraph
 from dclocal_models.answer import embed_pictures
 from dclocal_models.open import open_checkpoint
 from dclocal_models.vlm import DenseConnectorModel
@@ -35,15 +36,15 @@ MEMORY_SHARE = 0.5
 def measure(
     checkpoint: Path,
     model: DenseConnectorModel,
-    tokenizer: Any,
+    graph: VisionGraph,
     bundle: Bundle,
     reference: Path,
     pictures: Sequence[Image],
     options: ExportOptions,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Vision against PyTorch on `pictures`, the language model against its 16-bit GGUF `reference`, greedy answers
-    end to end, how long it took, and on what machine."""
+    """Vision, the other precisions written from `graph`, against PyTorch on `pictures`, the language model against its
+    16-bit GGUF `reference`, greedy answers end to end, how long it took, and on what machine."""
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=reference.parent, prefix="precisions-") as temporary:
         files = {options.vision: bundle.vision_path}
@@ -51,7 +52,7 @@ def measure(
             if precision not in files:
                 files[precision] = Path(temporary) / f"{precision}.onnx"
                 calibration = pictures if precision in CALIBRATED else ()
-                write_vision(model, files[precision], precision, calibration=calibration, progress=progress)
+                write_vision(graph, files[precision], precision, calibration=calibration, progress=progress)
         vision = measure_vision(model, files, pictures)
     prefixes: list[list[Segment]] = [
         [Embeds(image_key(image), embeds.numpy())]

@@ -1,7 +1,7 @@
 """The vision side of a model as one ONNX file, in the precision that is asked for.
 
-`write_vision` traces the graph, has it optimized (`optimize.py`) and writes it as fp32, fp16, int8 or int4.  What
-stays in float was decided by measurement on dc-tiny with real pictures, and every file says what did.
+`write_vision` takes the graph as `trace_vision` (`vision_onnx.py`) left it and writes it as fp32, fp16, int8 or int4.
+What stays in float was decided by measurement on dc-tiny with real pictures, and every file says what did.
 
 optimum's `ORTQuantizer` writes dynamic int8.  Static int8 needs an option that it does not pass on (a product's output
 must not be quantized), and it has neither float16 of single graphs nor 4 bits: these go to ONNX Runtime's own tools.
@@ -22,9 +22,8 @@ from PIL.Image import Image
 from dclocal.images import to_pixels
 from dclocal.progress import Progress, silent
 from dclocal.vision import INPUT
-from dclocal_export.optimize import files_of, is_large, optimize, quiet_logging, remove, save_graph
-from dclocal_export.vision_onnx import export_vision, fusible, transformer
-from dclocal_models.vlm import DenseConnectorModel, image_spec
+from dclocal_export.optimize import files_of, is_large, quiet_logging, remove, save_graph
+from dclocal_export.vision_onnx import VisionGraph
 
 FLOAT16_CEILING = 65504 / 8
 """What exceeds this on a calibration picture is kept in float32: another picture may reach eight times as far."""
@@ -63,7 +62,7 @@ class _Job:
 
 
 def write_vision(
-    model: DenseConnectorModel,
+    graph: VisionGraph,
     out: Path,
     precision: str,
     *,
@@ -72,35 +71,22 @@ def write_vision(
 ) -> VisionFile:
     """Write `out`: input "pixels" float32 `[batch, 3, H, W]`, output "embeds" float32 `[batch, tokens, n_embd]`.
 
-    The model must be on the processor; its vision side is brought to float32.  `calibration` are the pictures on which
-    ranges are measured, for `CALIBRATED` precisions.  The same model and pictures give the same bytes.  Raises
-    ValueError for an unknown precision and for missing calibration pictures.
+    `calibration` are the pictures on which ranges are measured, for `CALIBRATED` precisions.  The same model and
+    pictures give the same bytes.  Raises ValueError for an unknown precision and for missing calibration pictures.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
     if precision in CALIBRATED and not calibration:
         raise ValueError(f"{precision} is decided by measured ranges; give calibration pictures")
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
-        work = Path(temporary)
-        with fusible(model, progress):
-            export_vision(model, work / "traced.onnx")
-        progress("fusing the vision graph", 0, 1)
-        tower = transformer(model).config
-        graph = work / "optimized.onnx"
-        heads, width = tower.num_attention_heads, tower.hidden_size
-        fused = optimize(work / "traced.onnx", graph, heads=heads, width=width)
-        for traced in work.iterdir():
-            if traced not in files_of(graph):
-                traced.unlink()
-        progress("fusing the vision graph", 1, 1)
-        pixels = to_pixels(calibration, image_spec(model)) if precision in CALIBRATED else np.zeros(0, np.float32)
+        pixels = to_pixels(calibration, graph.image) if precision in CALIBRATED else np.zeros(0, np.float32)
         progress(f"writing {precision}", 0, 1)
         with quiet_logging():
-            written, kept = PRECISIONS[precision](_Job(graph, pixels, work, progress))
+            written, kept = PRECISIONS[precision](_Job(graph.file, pixels, Path(temporary), progress))
         save_graph(written, out)
         progress(f"writing {precision}", 1, 1)
     files = files_of(out)
-    return VisionFile(out, precision, sum(file.stat().st_size for file in files), fused, dict(kept), files)
+    return VisionFile(out, precision, sum(file.stat().st_size for file in files), graph.fused, dict(kept), files)
 
 
 Written = tuple[Any, Counter[tuple[str, str]]]
@@ -179,7 +165,7 @@ def _int8(job: _Job) -> Written:
     )
     large = is_large(job.graph)
     ORTQuantizer(job.graph).quantize(config, job.work, file_suffix="int8", use_external_data_format=large)
-    return onnx.load(job.work / "optimized_int8.onnx"), kept
+    return onnx.load(job.work / f"{job.graph.stem}_int8.onnx"), kept
 
 
 def _int8_static(job: _Job) -> Written:

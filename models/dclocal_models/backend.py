@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from dclocal.progress import Progress, silent
 from dclocal_models.answer import encode_pixels, newline_array, vision_spec
 from dclocal_models.checkpoint import CheckpointError
 from dclocal_models.open import open_checkpoint
+from dclocal_models.quiet import hush
 from dclocal_models.registry import lookup
 from dclocal_models.torch_llm import TorchLLM
 from dclocal_models.vlm import DenseConnectorModel
@@ -130,15 +130,6 @@ class TorchVision:
         embeds = encode_pixels(self._model, pixels)
         self.encoded_images += len(pixels)
         return embeds
-
-
-def hush() -> None:
-    """Keep the libraries' own talk from the terminal: our progress says what is going on."""
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    logging.getLogger("bitsandbytes.backends").setLevel(logging.ERROR)  # it asks for a faster kernel than it needs
-    logging.getLogger("dclocal.llama").propagate = False  # quantizers configure logging for the whole process
 
 
 def _load(folder: Path, dtype: torch.dtype) -> tuple[DenseConnectorModel, Any]:

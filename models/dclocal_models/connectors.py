@@ -163,16 +163,16 @@ class Connector(nn.Module):
         if self.token_grid == self.grid:
             return embeds
         rows, columns = self.grid
-        grid_tokens, extra = embeds[:, : rows * columns], embeds[:, rows * columns :]
+        grid_tokens, beside = embeds[:, : rows * columns], embeds[:, rows * columns :]
         as_map = grid_tokens.transpose(1, 2).reshape(embeds.shape[0], embeds.shape[2], rows, columns)
         shrunk = resample(as_map, self.token_grid).flatten(2).transpose(1, 2)
-        if not self.groups or not self.extra_tokens():
+        extra = self.extra_tokens()
+        if not extra:
             return shrunk
-        each = self.extra_tokens() // len(self.groups)
-        size = self._shrunk(each * len(self.groups)) // len(self.groups)
+        each, size = extra // len(self.groups), self._shrunk(extra) // len(self.groups)
         lines = [
             functional.interpolate(line.transpose(1, 2), size=size, mode="linear", align_corners=False).transpose(1, 2)
-            for line in extra.split(each, dim=1)
+            for line in beside.split(each, dim=1)
         ]
         return torch.cat([shrunk, *lines], dim=1)
 

@@ -59,7 +59,7 @@ class Opened:
 
 def is_llava_checkpoint(folder: Path) -> bool:
     """Whether `folder` is laid out as LLaVA's, by what it holds."""
-    if (folder / PROJECTOR_FILE).is_file() or _is_lora(folder):
+    if (folder / PROJECTOR_FILE).is_file() or is_lora(folder):
         return True
     file = folder / CONFIG_FILE
     return file.is_file() and "mm_vision_tower" in read_json(file)
@@ -117,7 +117,7 @@ def open_llava_checkpoint(
 def _open(folder: Path, base: Path | None, connector: ConnectorConfig | None) -> Opened:
     """Find out the kind and collect all tensors, unread."""
     config = read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else None
-    lora = _is_lora(folder)
+    lora = is_lora(folder)
     if not lora and has_weights(folder):
         if config is None:
             raise CheckpointError(f"{folder} has weights but no {CONFIG_FILE}", "copy the whole folder")
@@ -130,7 +130,7 @@ def _open(folder: Path, base: Path | None, connector: ConnectorConfig | None) ->
             f"{folder} has no {CONFIG_FILE}", "say connector=ConnectorConfig.reference('dci') or another"
         )
     kind = "lora" if lora else "projector"
-    llm_folder = base or (_named_base(folder) if lora else None)
+    llm_folder = base or (named_base(folder) if lora else None)
     if llm_folder is None:
         raise CheckpointError(
             f"{folder} holds a {kind} without its language model", "name that model's folder with base"
@@ -140,11 +140,12 @@ def _open(folder: Path, base: Path | None, connector: ConnectorConfig | None) ->
     return Opened(kind, config, parts, llm_folder)
 
 
-def _is_lora(folder: Path) -> bool:
+def is_lora(folder: Path) -> bool:
+    """Whether `folder` holds LoRA as LLaVA's training leaves it."""
     return (folder / ADAPTER_CONFIG).is_file() and (folder / TRAINABLES_FILE).is_file()
 
 
-def _named_base(folder: Path) -> Path | None:
+def named_base(folder: Path) -> Path | None:
     """The base that LoRA's config names, where that is a folder here."""
     name = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
     return Path(name) if isinstance(name, str) and name and Path(name).is_dir() else None

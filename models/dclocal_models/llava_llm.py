@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,9 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 def load_llm(config: Any, tensors: Mapping[str, Stored] | None, where: str, dtype: torch.dtype) -> Any:
     """The causal language model of `config` with `tensors` in it, in memory once, or without them on the meta
     device; raises CheckpointError."""
-    from accelerate import init_empty_weights
-    from transformers import AutoModelForCausalLM
-
     if tensors is not None:
         _require_layers(config, tensors, where)
-    try:
-        with init_empty_weights(include_buffers=False):
-            llm = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    except Exception as error:  # whatever a class makes of sizes that do not go together
-        raise CheckpointError(f"{where}: config.json describes no model ({brief(error)})", COPY_AGAIN) from error
+    llm = empty_llm(config, where, dtype)
     if tensors is None:
         return llm.eval()
     wanted = llm.state_dict()
@@ -38,6 +31,18 @@ def load_llm(config: Any, tensors: Mapping[str, Stored] | None, where: str, dtyp
     llm.load_state_dict({name: read_tensor(given[name], name, dtype) for name in wanted}, strict=False, assign=True)
     llm.tie_weights()
     return llm.eval()
+
+
+def empty_llm(config: Any, where: str, dtype: torch.dtype = torch.float32) -> Any:
+    """The causal language model of `config` on the meta device; raises CheckpointError where it describes none."""
+    from accelerate import init_empty_weights
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with init_empty_weights(include_buffers=False):
+            return AutoModelForCausalLM.from_config(config, dtype=dtype)
+    except Exception as error:  # whatever a class makes of sizes that do not go together
+        raise CheckpointError(f"{where}: config.json describes no model ({brief(error)})", COPY_AGAIN) from error
 
 
 def add_lora(llm: Any, folder: Path) -> Any:
@@ -68,16 +73,20 @@ def add_lora(llm: Any, folder: Path) -> Any:
     return model.eval()
 
 
+def find_tokenizer(folders: Sequence[Path]) -> Path:
+    """The first of these folders that holds a tokenizer; raises CheckpointError where none does."""
+    for folder in folders:
+        if any((folder / name).is_file() for name in TOKENIZER_FILES):
+            return folder
+    looked = " and ".join(map(str, folders))
+    raise CheckpointError(f"no tokenizer in {looked}", f"copy {' or '.join(TOKENIZER_FILES)} and what belongs to it")
+
+
 def load_tokenizer(folders: list[Path], config: Any) -> Any:
     """The tokenizer of the first folder that holds one; `config` is the language model's.  Raises CheckpointError."""
     from transformers import AutoTokenizer
 
-    folder = next((f for f in folders if any((f / name).is_file() for name in TOKENIZER_FILES)), None)
-    if folder is None:
-        looked = " and ".join(str(folder) for folder in folders)
-        raise CheckpointError(
-            f"no tokenizer in {looked}", f"copy {' or '.join(TOKENIZER_FILES)} and what belongs to it"
-        )
+    folder = find_tokenizer(folders)
     try:
         return AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False)
     except Exception as error:

@@ -54,7 +54,7 @@ def train(
     if not build_only:
         from accelerate import PartialState
 
-        from dclocal_models.backend import hush
+        from dclocal_models.quiet import hush
         from dclocal_train.run import train as run
 
         hush()
@@ -89,7 +89,7 @@ def _load(name: str, overrides: tuple[str, ...]) -> Any:
 
 
 def _print_plan(settings: Any, as_json: bool) -> None:
-    from dclocal_models.backend import hush
+    from dclocal_models.quiet import hush
     from dclocal_train.dry_run import dry_run, format_plan
 
     hush()

@@ -8,13 +8,14 @@ import re
 import types
 import typing
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from dclocal.errors import UserError
 from dclocal.formats import FORMATS
 from dclocal_models.connectors import ConnectorConfig
+from dclocal_models.vision import VisionConfig
 
 
 class RecipeError(UserError):
@@ -107,19 +108,9 @@ class StageConfig:
 
 
 @dataclass(frozen=True)
-class TowerSource:
-    """A vision backbone: its geometry (see `VisionConfig`) and where its weights come from, a hub name or a folder.
+class TowerSource(VisionConfig):
+    """A vision backbone and where its weights come from, a hub name or a folder; None: random weights."""
 
-    None: random weights.
-    """
-
-    backbone: str
-    image_size: int
-    image_mean: tuple[float, float, float]
-    image_std: tuple[float, float, float]
-    tower: dict[str, Any]
-    conv: dict[str, Any] = field(default_factory=dict)
-    low_size: int | None = None
     pretrained: str | None = None
     conv_pretrained: str | None = None
 

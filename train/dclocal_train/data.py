@@ -7,6 +7,7 @@ were asked first, so that one pass over the picture trains as many first questio
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -178,5 +179,4 @@ class RowDataset:
         tokens = self.inputs.tokens(vision)
         branched = random_source.random() < self.plan.branched_share
         build: Callable[[Turns, int], Example] = self.encoder.branched if branched else self.encoder.conversation
-        example = build(turns, tokens)
-        return Example(example.ids, example.labels, example.positions, example.branches, example.is_image, vision)
+        return dataclasses.replace(build(turns, tokens), vision=vision)

@@ -8,8 +8,10 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from dclocal.images import to_pixels
-from dclocal_models.vlm import DenseConnectorModel, image_spec
+from dclocal.anyres import token_order
+from dclocal.picture import squares
+from dclocal_models.answer import vision_spec
+from dclocal_models.vlm import DenseConnectorModel
 from dclocal_train.features import FeatureCache
 
 
@@ -46,21 +48,17 @@ class Pixels:
     """`pixels` `[tiles, 3, H, W]` and, for AnyRes, `token_order` `[length]`."""
 
     def __init__(self, model: DenseConnectorModel, pictures: Pictures):
-        self.pictures, self.spec, self.config = pictures, image_spec(model), model.config
-        self.per_tile, self.token_grid = model.connector.tokens, model.connector.token_grid
+        self.pictures, self.spec = pictures, vision_spec(model)
 
     def prepare(self, name: str) -> dict[str, Tensor]:
-        image = self.pictures.load(name)
-        if self.config.fit != "anyres":
-            return {"pixels": torch.from_numpy(to_pixels([image], self.spec))}
-        from dclocal.anyres import to_tiles, token_order
-
-        size = self.spec.size
-        tiles = to_tiles(image, self.config.pinpoints, size)
-        order = token_order(image.size, self.config.pinpoints, size, self.token_grid)
-        return {"pixels": torch.from_numpy(to_pixels(tiles, self.spec)), "token_order": torch.from_numpy(order)}
+        image, spec = self.pictures.load(name), self.spec.image
+        vision = {"pixels": torch.from_numpy(squares(image, spec))}
+        if spec.fit == "anyres":
+            order = token_order(image.size, spec.pinpoints, spec.size, self.spec.grid)
+            vision["token_order"] = torch.from_numpy(order)
+        return vision
 
     def tokens(self, vision: dict[str, Tensor]) -> int:
         if "token_order" in vision:
             return len(vision["token_order"])
-        return self.per_tile
+        return self.spec.tokens

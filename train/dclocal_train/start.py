@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,15 +51,7 @@ def model_config(source: ModelSource) -> ModelConfig:
         lookup(BACKBONES, tower.backbone, "vision backbone")
         lookup(CONNECTORS, source.connector.kind, "connector")
         lookup(FORMATS, source.prompt, "prompt format")
-        vision = VisionConfig(
-            backbone=tower.backbone,
-            image_size=tower.image_size,
-            image_mean=tower.image_mean,
-            image_std=tower.image_std,
-            tower=tower.tower,
-            conv=tower.conv,
-            low_size=tower.low_size,
-        )
+        vision = VisionConfig(**{field.name: getattr(tower, field.name) for field in dataclasses.fields(VisionConfig)})
         return ModelConfig(vision, source.connector, source.prompt, source.fit, source.pinpoints)
     except ValueError as error:
         raise RecipeError(f"the recipe's model: {error}", "mend the recipe") from error
