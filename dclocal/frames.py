@@ -86,8 +86,8 @@ def attach_video(
 ) -> AttachedVideo:
     """Sample, encode and pool a video's frames, and make them known to `session`.
 
-    `question` and `max_tokens` are what room is kept for; once `stop` says so, what is there is all.  Raises VideoError, or PromptError where the frames that
-    are wanted do not fit the context.
+    `question` and `max_tokens` are what room is kept for; once `stop` says so, what is there is all.
+    Raises VideoError, or PromptError where the frames that are wanted do not fit the context.
     """
     span = open_span(reader, request.start_s, request.end_s, stop)
     wanted = request.frames if request.fps is None else frames_at_rate(span, request.fps)

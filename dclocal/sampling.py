@@ -44,7 +44,7 @@ def never() -> bool:
 
 def parse_time(text: str) -> float:
     """Seconds from "12", "62.5", "1:02" or "0:01:02.5".  Raises VideoError."""
-    if not re.fullmatch(r"(\d{1,6}:)?(\d{1,6}:)?\d{1,9}(\.\d{1,9})?", text):
+    if not re.fullmatch(r"(\d{1,6}:)?(\d{1,6}:)?\d{1,9}(\.\d{1,9})?", text, re.ASCII):
         raise VideoError(f"the time {printable(text)!r:.60} cannot be read", "write 12, 1:02 or 0:01:02.5")
     parts = [float(part) for part in text.split(":")]
     if any(part >= 60 for part in parts[1:]):

@@ -37,14 +37,15 @@ def plan_video(
     for tokens in known or [min(choices)]:
         if frames * (tokens + beside_frame) <= room:
             return frames, tokens
-    least = (known or [min(choices)])[-1] + beside_frame
-    fitting = max(0, room // least)
+    least = (known or [min(choices)])[-1]
+    each = least + beside_frame
+    fitting = max(0, room // each)
     if frames_wanted is None and fitting:
-        return fitting, least - beside_frame
+        return fitting, least
+    what = f"{frames} frames of {least} tokens" + (f" and {beside_frame} of text" if beside_frame else "")
     raise PromptError(
-        f"{frames} frames of {least} tokens are {frames * least:,}, the context holds {context:,} "
-        f"and {reserved:,} are kept for text",
-        f"at most {fitting} frames of {least} fit" if fitting else "shorten the question or the answer",
+        f"{what} are {frames * each:,}, the context holds {context:,} and {reserved:,} are kept for question and answer",
+        f"at most {fitting} such frames fit" if fitting else "shorten the question or the answer",
     )
 
 

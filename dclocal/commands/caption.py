@@ -62,12 +62,15 @@ def caption(
         session = open_chosen(progress, **model)
     request = VideoRequest(frames=frames, tokens_per_frame=tokens_per_frame)
     failed, started = 0, time.perf_counter()
-    with _opened(out) as stream, closing(_Rate(len(todo), sys.stderr.isatty() and stream is not sys.stdout)) as rate:
-        with closing(caption_all(session, todo, prompt, options, request)) as lines:  # type: ignore[type-var]
-            for line in lines:
-                print(json.dumps(line), file=stream, flush=True)  # ASCII: a path may hold bytes that are no UTF-8
-                failed += "error" in line
-                rate.step()
+    with (
+        _opened(out) as stream,
+        closing(_Rate(len(todo), sys.stderr.isatty() and stream is not sys.stdout)) as rate,
+        closing(caption_all(session, todo, prompt, options, request)) as lines,  # type: ignore[type-var]
+    ):
+        for line in lines:
+            print(json.dumps(line), file=stream, flush=True)  # ASCII: a path may hold bytes that are no UTF-8
+            failed += "error" in line
+            rate.step()
     seconds = time.perf_counter() - started
     skipped = f", {len(found) - len(todo):,} skipped" if len(todo) < len(found) else ""
     print(f"{len(todo):,} files in {seconds:.0f} s, {failed:,} failed{skipped}", file=sys.stderr)
