@@ -44,7 +44,7 @@ def plan_video(
         return fitting, least
     what = f"{frames} frames of {least} tokens" + (f" and {beside_frame} of text" if beside_frame else "")
     raise PromptError(
-        f"{what} are {frames * each:,}, the context holds {context:,} and {reserved:,} are kept for question and answer",
+        f"{what} are {frames * each:,}, the context holds {context:,} and {reserved:,} are for question and answer",
         f"at most {fitting} such frames fit" if fitting else "shorten the question or the answer",
     )
 
