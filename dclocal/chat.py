@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dclocal.bundle import Manifest, Sampling
 from dclocal.errors import PromptError
-from dclocal.prompt import Embeds, Message, Segment, Tokens, render, to_segments
+from dclocal.prompt import Embeds, Message, Piece, Segment, Tokens, render, to_segments
 
 if TYPE_CHECKING:
     import numpy as np
@@ -126,8 +126,11 @@ class ChatSession:
         self.bundle, self.vision, self.llm = bundle, vision, llm
         self._newline = bundle.read_newline()
         self.system = system
+        self._numbers: dict[str, int] = {}
         self._images: dict[str, Image] = {}
         self._embeds: dict[str, np.ndarray] = {}
+        self._encode_ms: dict[str, float] = {}
+        self._labels: dict[str, str] = {}
         self.reset()
 
     def reset(self) -> None:
@@ -143,7 +146,20 @@ class ChatSession:
 
         key = image_key(image)
         self._images.setdefault(key, image)
-        return Attachment(list(self._images).index(key) + 1, key)
+        return self._numbered(key)
+
+    def attach_embeds(self, key: str, embeds: np.ndarray, *, label: str = "", encode_ms: float = 0.0) -> Attachment:
+        """Make a picture known by its embeddings, float32 `[tokens, n_embd]`: a frame of a video, or one encoded ahead.
+
+        `key` names this content, its pooling and its label; `label` stands as text before the picture; the next
+        question that shows it counts the `encode_ms` that it took.
+        """
+        if key not in self._embeds:
+            self._embeds[key], self._encode_ms[key], self._labels[key] = embeds, encode_ms, label
+        return self._numbered(key)
+
+    def _numbered(self, key: str) -> Attachment:
+        return Attachment(self._numbers.setdefault(key, len(self._numbers) + 1), key)
 
     def ask(
         self,
@@ -208,7 +224,10 @@ class ChatSession:
         from dclocal.picture import picture_tokens
 
         spec = self.bundle.manifest.vision
-        tokens = sum(picture_tokens(self._images[key].size, spec) for key in keys)
+        tokens = sum(
+            len(self._embeds[key]) if key in self._embeds else picture_tokens(self._images[key].size, spec)
+            for key in keys
+        )
         if tokens >= self.llm.n_ctx:
             which = "the picture takes" if len(keys) == 1 else f"the {len(keys)} pictures take"
             raise PromptError(
@@ -218,6 +237,8 @@ class ChatSession:
     def _encode(self, key: str) -> ImageEncoded:
         from dclocal.picture import encode_picture
 
+        if key in self._encode_ms:
+            return ImageEncoded(key, False, self._encode_ms.pop(key))
         started = time.perf_counter()
         cached = key in self._embeds
         if not cached:
@@ -230,7 +251,14 @@ class ChatSession:
         opening = [] if self._segments else [message for message in self.messages if message.role == "system"]
         prompt, first = self.bundle.manifest.prompt, not self._segments
         pieces = render(prompt, [*opening, question], answer_next=True, opening=first)
-        return to_segments(pieces, self.llm.tokenize, self._embeds)
+        return to_segments(self._labelled(pieces), self.llm.tokenize, self._embeds)
+
+    def _labelled(self, pieces: Sequence[Piece]) -> Iterator[Piece]:
+        """The pieces, each picture's label before it."""
+        for piece in pieces:
+            if label := self._labels.get(piece.image or ""):
+                yield Piece(label)
+            yield piece
 
     def _remember(self, question: Message, segments: list[Segment], answer: str, ids: Sequence[int]) -> None:
         """Keep the turn: its segments as evaluated, the answer's own tokens, and the tokens that close it."""

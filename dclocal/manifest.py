@@ -85,12 +85,17 @@ class Sampling:
     max_tokens: int = 256
 
 
+POOLS = ("area", "bilinear", "max")
+
+
 @dataclass(frozen=True)
 class VideoDefaults:
-    """Frames sampled from a video and tokens kept for each."""
+    """Frames sampled from a video, tokens kept of each and how (one of POOLS), and whether its time precedes each."""
 
     frames: int = 8
     tokens_per_frame: int = 36
+    pool: str = "area"
+    times: bool = False
 
 
 @dataclass(frozen=True)
@@ -161,7 +166,13 @@ def _sampling(sampling: Reader) -> Sampling:
 
 
 def _video(video: Reader) -> VideoDefaults:
-    return VideoDefaults(video.bounded("frames", 1, 4096), video.bounded("tokens_per_frame", 1, 65536))
+    """Bundles from before them have neither `pool` nor `times`."""
+    frames, tokens = video.bounded("frames", 1, 4096), video.bounded("tokens_per_frame", 1, 65536)
+    pool = video.choice("pool", POOLS) if "pool" in video.data else VideoDefaults.pool
+    times = video.data.get("times", VideoDefaults.times)
+    if not isinstance(times, bool):
+        raise BundleError(f"{video.where}: 'times' is {times!r:.60}, expected true or false", REMEDY)
+    return VideoDefaults(frames, tokens, pool, times)
 
 
 def _vision_spec(vision: Reader) -> VisionSpec:

@@ -29,11 +29,22 @@ Alt-Enter starts a new line; Ctrl-C stops an answer."""
 
 
 class Repl:
-    """A loop of question and answer on one session; `attachments` go with the next question."""
+    """A loop of question and answer on one session; `attachments` go with the next question.
 
-    def __init__(self, session: ChatSession, attachments: list[Attachment], options: dict[str, object]):
+    Those `of_video` are its frames: /reset shows them again.
+    """
+
+    def __init__(
+        self,
+        session: ChatSession,
+        attachments: list[Attachment],
+        options: dict[str, object],
+        *,
+        of_video: bool = False,
+    ):
         self.session, self.options = session, options
         self.waiting = list(attachments)
+        self.frames = tuple(attachments) if of_video else ()
         self.last: Answered | None = None
         self.commands: dict[str, Callable[[str], None]] = {
             "/image": self.attach,
@@ -47,7 +58,7 @@ class Repl:
     def run(self) -> None:
         """Read and answer until the user leaves."""
         note(f"{self.session.bundle.manifest.name}; /help lists the commands, Ctrl-D leaves")
-        if self.waiting:
+        if self.waiting and not self.frames:
             note(f"{len(self.waiting)} picture(s) attached")
         read = line_reader(sorted([*self.commands, "/quit"]))
         while True:
@@ -109,8 +120,9 @@ class Repl:
 
     def reset(self, _: str) -> None:
         self.session.reset()
-        self.waiting = []
-        note("the conversation is forgotten; attach a picture with /image")
+        self.waiting = list(self.frames)
+        then = "the video goes with the next question" if self.frames else "attach a picture with /image"
+        note(f"the conversation is forgotten; {then}")
 
     def save(self, argument: str) -> None:
         path = Path(unquote(argument) or "conversation.md").expanduser()
