@@ -21,6 +21,8 @@ from dclocal.errors import UserError
 # name → (module:function, short help)
 COMMANDS = {
     "chat": ("dclocal.commands.chat:chat", "Ask about pictures."),
+    "video": ("dclocal.commands.video:video", "Ask about a video."),
+    "caption": ("dclocal.commands.caption:caption", "Describe many pictures and videos."),
     "bundle": ("dclocal.commands.bundle:bundle", "List, pull, show, verify and remove bundles."),
     "eval": ("dclocal.commands.evaluate:evaluate", "Measure a bundle on a test."),
     "bench": ("dclocal.commands.bench:bench", "Time each stage on this machine."),

@@ -20,7 +20,10 @@ from dclocal_train.synthetic.emoji_concepts import read_concepts
 from dclocal_train.synthetic.naming_tests import emoji_test, is_right, read_questions
 from dclocal_train.synthetic.things import build_things, clipart_things, load_things
 
-CIRCLE = b'<svg xmlns="http://www.w3.org/2000/svg" width="35mm" height="70mm" viewBox="0 0 100 200"><circle cx="50" cy="50" r="40" fill="red"/></svg>'
+CIRCLE = (
+    b'<svg xmlns="http://www.w3.org/2000/svg" width="35mm" height="70mm" viewBox="0 0 100 200">'
+    b'<circle cx="50" cy="50" r="40" fill="red"/></svg>'
+)
 MESSAGES = {"subgroups": [{"order": 42, "key": "food-fruit"}, {"order": 34, "key": "animal-mammal"}]}
 EMOJI = [
     {"hexcode": "1F34E", "label": "red apple", "group": 4, "subgroup": 42},

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from dclocal.formats import FORMATS
-from dclocal_models.vlm import DenseConnectorModel
+from dclocal_models.vlm import DenseConnectorModel, ModelConfig
 from dclocal_train.collate import Collator, visible
 from dclocal_train.config import DataConfig, LoraSettings, Recipe, RecipeError, StageConfig, load_recipe
 from dclocal_train.data import IGNORED, Encoder, Example, RowDataset, TurnPlan, turns_of
@@ -115,17 +115,31 @@ def test_exactly_the_named_parameters_move(
 
 
 def train(
-    model: DenseConnectorModel, rows: list[dict[str, Any]], folder: Path, settings: StageConfig, out: Path
+    model: DenseConnectorModel,
+    rows: list[dict[str, Any]],
+    folder: Path,
+    settings: StageConfig,
+    out: Path,
+    loggers: tuple[str, ...] = (),
 ) -> list[float]:
     data = dataset(rows, folder, settings.branched_share, settings.max_turns, model)
     if settings.cache_features:
         cache = FeatureCache(folder / "cache", model, open_pictures(folder))
         cache.fill(model, [row["image"] for row in rows])
         data.inputs = CachedFeatures(cache, 4)
-    recipe = Recipe("test", "dc-tiny", str(out), DataConfig(str(folder)), (settings,), loggers=())
+    recipe = Recipe("test", "dc-tiny", str(out), DataConfig(str(folder)), (settings,), loggers=loggers)
     run_stage(model, data, Collator(tokens_per_tile=4), recipe, settings, out)
     log = json.loads((out / "losses.json").read_text())
     return [entry["loss"] for entry in log if "loss" in entry]
+
+
+def test_a_run_is_logged_for_tensorboard_with_its_config(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    settings = stage(steps=1, save_steps=1)
+    model = tiny_model()
+    prepare_stage(model, settings)
+    train(model, rows, tmp_path, settings, tmp_path / "run", loggers=("tensorboard",))
+    assert list((tmp_path / "run" / "logs").glob("events*"))
+    assert ModelConfig.from_dict(json.loads(model.config.to_json_string())) == model.config
 
 
 def test_a_resumed_run_has_the_same_losses(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+import json
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,10 @@ class ModelConfig:
             raise ValueError(
                 f"fit {self.fit} with {len(self.pinpoints)} pinpoints; anyres needs some, no other takes any"
             )
+
+    def to_json_string(self) -> str:
+        """The config as JSON: transformers' loggers ask a model's config for it."""
+        return json.dumps(asdict(self), indent=2)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ModelConfig:

@@ -112,6 +112,7 @@ def _draw_chunk(kind: str, start: int, end: int, seed: int, materials: Path, fol
     for index in range(start, end):
         sample = draw(kind, index, seed, load_materials(materials))
         name = f"{kind}/{index:06d}.jpg"
+        assert sample.image is not None
         quality = random.Random(f"quality-{index}").randint(80, 97)
         sample.image.save(folder / name, quality=quality)
         identifier = f"{kind}-{index}"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from dclocal_train.synthetic.concepts import Concepts
-from dclocal_train.synthetic.english import article, be, countable, counted, joined, number, plural, sentence
+from dclocal_train.synthetic.english import article, be, countable, counted, joined, plural, sentence
 from dclocal_train.synthetic.phrases import (
     BACKGROUND_COLOUR,
     COLOUR,
@@ -24,8 +24,8 @@ from dclocal_train.synthetic.phrases import (
     UNKNOWN,
     WHERE,
 )
-from dclocal_train.synthetic.scenes import Placed, Scene
 from dclocal_train.synthetic.scene_places import OPPOSITES, place_of, relation, unique
+from dclocal_train.synthetic.scenes import Placed, Scene
 
 MOST_TURNS = 9
 Turn = tuple[str, str]

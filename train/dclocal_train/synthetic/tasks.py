@@ -1,5 +1,6 @@
-"""Tests that `dclocal eval` finds by name (entry-point group `dclocal.eval_tasks`): pictures and questions that training
-never sees, drawn anew from the same packages.
+"""Tests that `dclocal eval` finds by name (entry-point group `dclocal.eval_tasks`).
+
+Their pictures and questions are drawn from the same packages as training's, and are never trained on.
 
 What a test draws with is imported when it is first asked for.
 """
