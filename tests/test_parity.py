@@ -75,12 +75,12 @@ def test_language_models_agree(reference: tuple[DenseConnectorModel, Any], bundl
 
 
 def test_greedy_answers(reference: tuple[DenseConnectorModel, Any], bundle: Bundle, sources: dict[str, Path]) -> None:
-    """At least 38 of 40 questions are answered by the same words, each side seeing with its own encoder."""
-    items = easy_vqa_items(sources["easy_vqa"], None)[::100]
-    questions = [(item.image, question) for item in items for question, _ in item.questions[:4]]
-    assert len(questions) == 40
+    """At least 95 of 100 questions are answered by the same words, each side seeing with its own encoder."""
+    items = easy_vqa_items(sources["easy_vqa"], None)[::40]
+    questions = [(item.image, question) for item in items for question, _ in item.questions[:5]][:100]
+    assert len(questions) == 100
     found = answer_parity(*reference, bundle, questions, max_tokens=12)
-    assert found["same"] >= 38, found
+    assert found["same"] >= 95, found
 
 
 def test_quantization_moves_less_than_another_picture_would(
