@@ -101,9 +101,7 @@ def _build(config: DataConfig, source_folder: Path | None, folder: Path, progres
                 conversations += more
     if config.pictures.get("easy_vqa"):
         wheel = fetch_sources(("easy_vqa",), source_folder)["easy_vqa"]
-        more_captions, more = easy_vqa.build(
-            wheel, folder, pictures=config.pictures["easy_vqa"], seed=config.seed
-        )
+        more_captions, more = easy_vqa.build(wheel, folder, pictures=config.pictures["easy_vqa"], seed=config.seed)
         captions += more_captions
         conversations += more
     if config.pictures.get("chatter"):
@@ -114,9 +112,7 @@ def _build(config: DataConfig, source_folder: Path | None, folder: Path, progres
     write_rows(folder / INSTRUCTIONS, conversations)
 
 
-def _draw_all(
-    kind: str, count: int, seed: int, materials: Path, folder: Path, progress: Progress
-) -> Iterator[Rows]:
+def _draw_all(kind: str, count: int, seed: int, materials: Path, folder: Path, progress: Progress) -> Iterator[Rows]:
     """All pictures of a kind, chunk by chunk in their order, on every core; with a page of the first ones."""
     (folder / kind).mkdir(exist_ok=True)
     ranges = [(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]

@@ -19,8 +19,9 @@ SIGN_PHRASES = (
     "one way", "keep left", "keep right", "no parking", "no smoking", "slow down", "road work", "bus stop", "wet floor",
     "please wait", "staff only", "keep out", "thank you", "welcome", "hot coffee", "fresh bread", "ice cream", "garden",
     "school zone", "car wash", "book shop", "happy birthday", "good morning", "sold out", "new", "taxi", "hotel",
-    "menu", "bakery", "library", "museum", "police", "danger", "caution", "ticket office", "first aid", "lost and found",
-    "coffee and tea", "buy one get one", "do not enter", "mind the gap", "way out", "pay here", "queue here", "toilets",
+    "menu", "bakery", "library", "museum", "police", "danger", "caution", "ticket office", "first aid",
+    "lost and found", "coffee and tea", "buy one get one", "do not enter", "mind the gap", "way out", "pay here", "queue here",
+    "toilets",
 )  # fmt: skip
 PACKAGES = {
     "frequent": Source(
@@ -69,6 +70,11 @@ class Vocabulary:
             for pattern in patterns(word):
                 found.setdefault(pattern, []).append(word)
         return found
+
+    @cached_property
+    def held_out(self) -> frozenset[str]:
+        """The words of `test`, to look up."""
+        return frozenset(self.test)
 
 
 def patterns(word: str) -> list[str]:
