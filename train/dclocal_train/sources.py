@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,10 +108,15 @@ SOURCES = {
 
 def fetch_sources(names: Sequence[str], folder: Path | None) -> dict[str, Path]:
     """The files of these sources: out of `folder` where they lie there, else fetched into the cache folder."""
+    return fetch_pinned({name: SOURCES[name] for name in names}, folder)
+
+
+def fetch_pinned(sources: Mapping[str, Source], folder: Path | None) -> dict[str, Path]:
+    """As `fetch_sources`, for sources pinned elsewhere; raises SourceError where one cannot be had."""
     kept = home() / "sources"
     kept.mkdir(parents=True, exist_ok=True)
     with FileLock(kept / ".fetching"):  # processes that train together all come here
-        return {name: _fetch(SOURCES[name], folder, kept) for name in names}
+        return {name: _fetch(source, folder, kept) for name, source in sources.items()}
 
 
 def _fetch(source: Source, folder: Path | None, kept: Path) -> Path:
