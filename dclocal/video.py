@@ -217,17 +217,21 @@ class VideoReader:
 
 
 def import_cv2() -> ModuleType:
-    """OpenCV, told before its first import to keep its remarks and FFmpeg's off stderr, and FFmpeg to files.
+    """OpenCV, told to keep its remarks and FFmpeg's off stderr, and FFmpeg to files.
 
     What the user's environment says of these goes first.
     """
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    told = "OPENCV_LOG_LEVEL" in os.environ
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     os.environ.setdefault(
         "OPENCV_FFMPEG_CAPTURE_OPTIONS", f"protocol_whitelist;file|format_whitelist;{CONTAINERS}"
     )  # read at each opening
     import cv2
 
+    if not told:
+        cv2.utils.logging.setLogLevel(
+            cv2.utils.logging.LOG_LEVEL_SILENT
+        )  # also where something else has imported it before
     return cv2
 
 

@@ -225,9 +225,9 @@ def test_training_names_its_tests() -> None:
     tasks = pytest.importorskip("dclocal_train.synthetic.tasks")
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
     entries = project["project"]["entry-points"]["dclocal.eval_tasks"]
-    assert set(entries) == set(tasks.BUILDERS)
+    assert set(entries) == set(tasks.TASKS)
     for name, target in entries.items():
-        assert eval_tasks._loaded(name, target) is tasks.BUILDERS[name]
+        assert eval_tasks._loaded(name, target) is tasks.TASKS[name]
 
 
 @pytest.mark.bundle

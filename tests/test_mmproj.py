@@ -310,7 +310,8 @@ def test_answers_of_llama_cpp_pythons_chat_handler(llm: Path, tmp_path: Path) ->
                 pass
             length = sum(map(len, prompt))
             assert reply["usage"]["prompt_tokens"] == length
-            assert theirs.input_ids[length : length + 16].tolist() == ours.last_tokens
+            evaluated = len(ours.last_tokens) - 1  # the last token is sampled and never looked at
+            assert theirs.input_ids[length : length + evaluated].tolist() == ours.last_tokens[:-1]
             answers.add(tuple(ours.last_tokens))
     assert len(answers) == 2, "the picture does not matter to the answer"
 

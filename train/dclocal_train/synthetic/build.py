@@ -20,13 +20,18 @@ from dclocal_train.config import DataConfig
 from dclocal_train.sources import fetch_sources
 from dclocal_train.synthetic import easy_vqa
 from dclocal_train.synthetic.backgrounds import draw_background
+from dclocal_train.synthetic.chart_questions import ask_chart, chart_caption
+from dclocal_train.synthetic.charts import draw_chart
 from dclocal_train.synthetic.chatter import chatter
 from dclocal_train.synthetic.imprints import draw_imprint
 from dclocal_train.synthetic.materials import Materials, build_materials, load_materials
 from dclocal_train.synthetic.photographs import draw_photograph
 from dclocal_train.synthetic.rows import Sample, caption_row, conversation_row, write_rows
+from dclocal_train.synthetic.samples import sample_page
 from dclocal_train.synthetic.scene_questions import ask, caption
 from dclocal_train.synthetic.scenes import draw_scene
+from dclocal_train.synthetic.word_questions import ask_words, words_caption
+from dclocal_train.synthetic.words import draw_words
 
 CAPTIONS, INSTRUCTIONS = "captions.json", "instruct.json"
 CHUNK = 50
@@ -40,6 +45,16 @@ def _scene(materials: Materials, random_source: random.Random) -> Sample:
     return Sample(scene.image, caption(scene, random_source), turns)
 
 
+def _words(materials: Materials, random_source: random.Random) -> Sample:
+    picture = draw_words(materials.faces, materials.vocabulary, random_source)
+    return Sample(picture.image, words_caption(picture, random_source), ask_words(picture, random_source))
+
+
+def _chart(materials: Materials, random_source: random.Random) -> Sample:
+    chart = draw_chart(materials.faces, random_source)
+    return Sample(chart.image, chart_caption(chart), ask_chart(chart, random_source))
+
+
 def _imprint(materials: Materials, random_source: random.Random) -> Sample:
     return draw_imprint(draw_background(random_source, materials.photos).image, random_source)
 
@@ -50,6 +65,8 @@ def _photograph(materials: Materials, random_source: random.Random) -> Sample:
 
 DRAWERS: dict[str, Callable[[Materials, random.Random], Sample]] = {
     "scenes": _scene,
+    "words": _words,
+    "charts": _chart,
     "imprints": _imprint,
     "photographs": _photograph,
 }
@@ -105,6 +122,8 @@ def _draw_all(kind: str, count: int, seed: int, materials: Path, folder: Path, p
         for (_, end), future in zip(ranges, work):
             yield future.result()
             progress(f"drawing {kind}", end, count)
+    first = [draw(kind, index, seed, load_materials(materials)) for index in range(min(count, ON_SAMPLE_PAGE))]
+    sample_page(first, folder / f"{kind}.png")
 
 
 def _draw_chunk(kind: str, start: int, end: int, seed: int, materials: Path, folder: Path) -> Rows:

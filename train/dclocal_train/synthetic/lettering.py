@@ -31,15 +31,21 @@ def ground(random: Random) -> tuple[Image.Image, str, list[Colour]]:
     if kind == "plain":
         return canvas, kind, [first]
     if kind == "gradient":
-        second = tuple(min(255, max(0, value + random.randint(-70, 70))) for value in first)
+        second = _moved(first, [random.randint(-70, 70) for _ in first])
         ramp = Image.linear_gradient("L").rotate(random.choice((0, 90, 180, 270))).resize(canvas.size)
         return Image.composite(Image.new("RGB", canvas.size, second), canvas, ramp), kind, [first, second]
     cells = random.choice((6, 14, 40, CANVAS))
     noise = Image.frombytes("RGB", (cells, cells), random.randbytes(3 * cells * cells))
     strength = random.uniform(0.06, 0.2)
     noisy = Image.blend(canvas, noise.resize(canvas.size, Image.Resampling.BICUBIC), strength)
-    mean = tuple(round(value + (128 - value) * strength) for value in first)
-    return noisy, kind, [tuple(min(255, max(0, value + change)) for value in mean) for change in (-20, 20)]
+    mean = _moved(first, [round((128 - value) * strength) for value in first])
+    return noisy, kind, [_moved(mean, [change] * 3) for change in (-20, 20)]
+
+
+def _moved(colour: Colour, by: Sequence[int]) -> Colour:
+    """The colour, each channel changed by that much and kept between 0 and 255."""
+    red, green, blue = (min(255, max(0, value + change)) for value, change in zip(colour, by))
+    return red, green, blue
 
 
 def legible(grounds: Sequence[Colour], random: Random) -> str:

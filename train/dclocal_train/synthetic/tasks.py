@@ -66,19 +66,24 @@ def _scenes(name: str, count: int) -> Build:
 def _written(name: str, count: int) -> Build:
     def draw(materials: Path, folder: Path) -> None:
         from dclocal_train.synthetic import word_tests
-        from dclocal_train.synthetic.fonts import load_fonts
+        from dclocal_train.synthetic.fonts import build_fonts
+        from dclocal_train.synthetic.materials import VOCABULARY
         from dclocal_train.synthetic.vocabulary import load_vocabulary
 
         tests = {"words": word_tests.words_test, "charts": word_tests.charts_test}
-        tests[name](load_fonts(materials / "fonts"), load_vocabulary(), folder, count, seed=1)
+        faces, vocabulary = build_fonts(None, materials / "fonts"), load_vocabulary(materials / VOCABULARY)
+        tests[name](faces, vocabulary, folder, count, seed=1)
 
     return draw
 
 
-emoji = Task(_emoji)
-clipart = Task(_clipart)
-existence = Task(_scenes("existence", 1000))
-counting = Task(_scenes("counting", 600))
-relations = Task(_scenes("relations", 600))
-words = Task(_written("words", 500))
-charts = Task(_written("charts", 400))
+TASKS = {
+    "emoji": Task(_emoji),
+    "clipart": Task(_clipart),
+    "existence": Task(_scenes("existence", 1000)),
+    "counting": Task(_scenes("counting", 600)),
+    "relations": Task(_scenes("relations", 600)),
+    "words": Task(_written("words", 500)),
+    "charts": Task(_written("charts", 400)),
+}
+emoji, clipart, existence, counting, relations, words, charts = TASKS.values()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import tarfile
 import zipfile
@@ -20,8 +21,8 @@ SIGN_PHRASES = (
     "please wait", "staff only", "keep out", "thank you", "welcome", "hot coffee", "fresh bread", "ice cream", "garden",
     "school zone", "car wash", "book shop", "happy birthday", "good morning", "sold out", "new", "taxi", "hotel",
     "menu", "bakery", "library", "museum", "police", "danger", "caution", "ticket office", "first aid",
-    "lost and found", "coffee and tea", "buy one get one", "do not enter", "mind the gap", "way out", "pay here", "queue here",
-    "toilets",
+    "lost and found", "coffee and tea", "buy one get one", "do not enter", "mind the gap", "way out", "pay here",
+    "queue here", "toilets",
 )  # fmt: skip
 PACKAGES = {
     "frequent": Source(
@@ -93,6 +94,19 @@ def build_vocabulary(source_folder: Path | None) -> Vocabulary:
     vulgar = set(re.findall(r"^  '?([a-z]+)'?: \d", _text(files["vulgar"], "package/index.js"), re.MULTILINE))
     plain = (word for word in frequent if word in dictionary and word not in vulgar)
     return split_words([*safe, *plain])
+
+
+def save_vocabulary(vocabulary: Vocabulary, file: Path) -> None:
+    """Write the words as JSON, whole or not at all."""
+    part = file.with_name(file.name + ".part")
+    part.write_text(json.dumps({"train": vocabulary.train, "test": vocabulary.test}), encoding="utf-8")
+    part.replace(file)
+
+
+def load_vocabulary(file: Path) -> Vocabulary:
+    """What `save_vocabulary` wrote."""
+    words = json.loads(file.read_text(encoding="utf-8"))
+    return Vocabulary(tuple(words["train"]), tuple(words["test"]))
 
 
 def split_words(words: Iterable[str]) -> Vocabulary:

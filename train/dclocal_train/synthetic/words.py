@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 LOWEST_CAP, USUAL_CAP, HIGHEST_CAP = 14, 26, 120  # heights of a capital, in pixels
+MOST_TRIES = 20
+
+
+class TooLarge(ValueError):
+    """A text that does not fit its place at the least height that can be read."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +82,15 @@ def draw_words(faces: Sequence[Face], vocabulary: Vocabulary, random: Random) ->
     if layout == "none":
         image, kind_of_ground, _ = ground(random)
         return WordPicture(image, (), kind_of_ground)
-    face = random.choice(faces)
-    wanted = _want(layout, face, vocabulary, random)
-    sign = random.choice(SIGNS) if random.random() < (0.4 if layout in ("phrase", "number") else 0.2) else ""
-    return draw_text(wanted.text, face, random, kind=wanted.kind, near_misses=wanted.near_misses, sign=sign)
+    for _ in range(MOST_TRIES):
+        face = random.choice(faces)
+        wanted = _want(layout, face, vocabulary, random)
+        sign = random.choice(SIGNS) if random.random() < (0.4 if layout in ("phrase", "number") else 0.2) else ""
+        try:
+            return draw_text(wanted.text, face, random, kind=wanted.kind, near_misses=wanted.near_misses, sign=sign)
+        except TooLarge:  # a long word in a wide face, turned
+            continue
+    raise TooLarge(f"none of {MOST_TRIES} texts fits the picture")
 
 
 def draw_text(
@@ -96,7 +106,7 @@ def draw_text(
 ) -> WordPicture:
     """A picture of one text, 40 to 95 % of the picture wide where the cap heights allow that.
 
-    `most_degrees` bounds the angle, which is else mostly within 8 and at times up to 30.  Raises ValueError for a text
+    `most_degrees` bounds the angle, which is else mostly within 8 and at times up to 30.  Raises TooLarge for a text
     that cannot be set at `lowest_cap`.
     """
     image, kind_of_ground, colours = ground(random)
@@ -108,7 +118,7 @@ def draw_text(
     cap = min(HIGHEST_CAP, max(USUAL_CAP, width / unit))
     fitted = fit(face, lines, cap, (CANVAS * room[0], CANVAS * room[1]), angle, max(lowest_cap, LOWEST_CAP))
     if fitted is None:
-        raise ValueError(f"{text!r} does not fit at a cap height of {lowest_cap}")
+        raise TooLarge(f"{text!r} does not fit at a cap height of {lowest_cap}")
     size, mask = fitted
     reach = sign_size(sign, size) if sign else size
     centre = centre_for(turned_size(reach, angle), random)
