@@ -71,7 +71,7 @@ def relations_test(things: Sequence[Thing], folder: Path, count: int, seed: int)
             return None
         verb, beside = be(first.name).capitalize(), side in ("left", "right")
         if index // 2 % 2:
-            asked = side if index // 4 % 2 else OPPOSITES[side]
+            asked = side if index % 2 else OPPOSITES[side]
             words = f"to the {asked} of" if beside else asked
             answer = "yes" if asked == side else "no"
             return scene, _row(f"{verb} the {first.name} {words} the {second.name}?", [answer], "yes or no")
