@@ -114,7 +114,7 @@ class ChatSession:
         """Give back what a picture takes, unless the conversation shows it; its number stays taken."""
         if not any(attachment.key in turn.question.images for turn in self.turns):
             for known in (self._images, self._embeds, self._encode_ms, self._labels):
-                known.pop(attachment.key, None)  # type: ignore[attr-defined]
+                known.pop(attachment.key, None)
 
     def _numbered(self, key: str) -> Attachment:
         return Attachment(self._numbers.setdefault(key, len(self._numbers) + 1), key)

@@ -16,12 +16,11 @@ from typing import Protocol
 
 from dclocal import engine_messages as messages
 from dclocal.chat_events import AnswerOptions
-from dclocal.engine_messages import Died, Event, Media, Request, Said
+from dclocal.engine_messages import DEFAULTS, Died, Event, Media, Request, Said
 from dclocal.engine_process import ChildProcess, signal_name
 from dclocal.engine_record import Record
 
 OPENER = "dclocal.engine_child:open_bundle_session"
-DEFAULTS = AnswerOptions()
 
 
 class Child(Protocol):

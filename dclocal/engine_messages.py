@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from dclocal.frames import VideoRequest
 
 
+DEFAULTS = AnswerOptions()
+
+
 @dataclass(frozen=True)
 class Media:
     """A picture (path, URL or the bytes of a file), or with `video` a video file; `name` is what people call it."""
@@ -68,7 +71,7 @@ class Detach(Request):
 
 @dataclass(frozen=True)
 class Prepare(Request):
-    """Encode and evaluate what the next question with these media shares with every other; any newer request ends it."""
+    """Encode and evaluate what every question with these media shares; any newer request ends it."""
 
     media: tuple[str, ...] = ()
 
@@ -80,21 +83,21 @@ class Ask(Request):
     text: str = ""
     media: tuple[str, ...] | None = ()
     turn: int | None = None
-    options: AnswerOptions = AnswerOptions()
+    options: AnswerOptions = DEFAULTS
 
 
 @dataclass(frozen=True)
 class Retry(Request):
     """Ask the last question again."""
 
-    options: AnswerOptions = AnswerOptions()
+    options: AnswerOptions = DEFAULTS
 
 
 @dataclass(frozen=True)
 class Continue(Request):
     """Let the last answer go on."""
 
-    options: AnswerOptions = AnswerOptions()
+    options: AnswerOptions = DEFAULTS
 
 
 @dataclass(frozen=True)
@@ -245,7 +248,7 @@ class Cancelled(Event):
 
 @dataclass(frozen=True)
 class Failed(Event):
-    """A request failed and changed nothing: what was wrong, what to do; `fault` where that is no mistake of the user's."""
+    """A request failed and changed nothing: what was wrong, what to do; `fault` where the user is not to blame."""
 
     what: str
     remedy: str

@@ -99,6 +99,5 @@ class Record:
             self.turns = ()
             if self.opened is not None and request.system is not None:
                 self.opened = replace(self.opened, system=request.system)
-        elif isinstance(request, messages.Detach):
-            if not any(request.key in turn.media for turn in self.turns):
-                self.media.pop(request.key, None)
+        elif isinstance(request, messages.Detach) and not any(request.key in turn.media for turn in self.turns):
+            self.media.pop(request.key, None)
