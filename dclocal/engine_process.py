@@ -25,7 +25,7 @@ BOOT = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from dclocal.engine_child import main; main(sys.argv[2])"
 )
 MAX_LOG_BYTES = 1 << 20
-KEPT_LINES = 20
+KEPT_LINES = 60
 END_S = 2.0
 NO_WINDOW = getattr(subprocess, "CREATE_NO_WINDOW", 0)
 
