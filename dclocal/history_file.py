@@ -67,16 +67,17 @@ def open_database(folder: Path) -> tuple[sqlite3.Connection, str]:
         why = str(error)
     except (OSError, NotImplementedError, sqlite3.Error, Damaged) as error:
         why = f"{file} cannot be written ({getattr(error, 'strerror', None) or error})"
-    return _prepared(sqlite3.connect(":memory:", **_options())), f"kept in memory, and gone when this ends: {why}"
+    return _prepared(_connect(":memory:")), f"kept in memory, and gone when this ends: {why}"
 
 
-def _options() -> dict[str, object]:
-    return {"timeout": BUSY_S, "isolation_level": None, "check_same_thread": False}
+def _connect(name: str | Path) -> sqlite3.Connection:
+    """Every statement is a transaction of its own, unless one is begun; threads take turns by the caller's lock."""
+    return sqlite3.connect(name, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
 
 
 def _open(file: Path) -> sqlite3.Connection:
     """Raises Damaged, HistoryError for one of a newer version, or sqlite3.Error where it cannot be written."""
-    database = sqlite3.connect(file, **_options())  # type: ignore[call-overload]
+    database = _connect(file)
     try:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")  # a crash of ours loses nothing; one of the machine, a second

@@ -41,6 +41,7 @@ from dclocal.engine_messages import (
 )
 from dclocal.engine_process import MAX_LOG_BYTES
 from dclocal.fake_engine import ScriptedEngine
+from dclocal.frames import VideoRequest
 
 NUMBERS = " ".join(map(str, range(1, 100)))
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals")
@@ -275,7 +276,7 @@ def test_cancelled_before_its_answer_a_question_is_taken_back(scripted: Callable
 
 
 def test_a_failed_edit_leaves_the_conversation(scripted: Callable[..., ScriptedEngine]) -> None:
-    engine = scripted("one", "two", n_ctx=200)
+    engine = scripted("one", "two", "three", n_ctx=200)
     for question in ("First?", "Second?"):
         engine.ask(question)
         until(engine, Answered)
@@ -287,10 +288,12 @@ def test_a_failed_edit_leaves_the_conversation(scripted: Callable[..., ScriptedE
         assert engine.conversation == before
     engine.ask("x", ["nowhere"])
     assert isinstance(engine.next_event(5), Failed)
+    engine.ask("Third?")
+    assert until(engine, Answered).turn == 2
 
 
 def test_edit_retry_and_continue(scripted: Callable[..., ScriptedEngine]) -> None:
-    engine = scripted("a cat", "grey", "a dog", "a small dog", " asleep")
+    engine = scripted("a cat", "grey", "a dog", "a small dog", " asleep", "")
     engine.attach(picture())
     key = until(engine, Attached).key
 
@@ -312,6 +315,9 @@ def test_edit_retry_and_continue(scripted: Callable[..., ScriptedEngine]) -> Non
     engine.continue_answer()
     seen = []
     assert answered(seen) == (0, "Which animal?", "a small dog asleep")
+    engine.continue_answer()  # after the end there is nothing more
+    said = "Suser\n....\nWhich animal?E\nSassistant\na small dog asleepE\n"  # four tokens are the picture's
+    assert until(engine, Answered).context_tokens == len(said)
     assert "".join(event.text for event in seen if isinstance(event, TextPiece)) == " asleep"
     ready = next(event for event in seen if isinstance(event, Evaluated))
     assert ready.prompt_tokens - ready.reused_tokens == 1
@@ -321,6 +327,33 @@ def test_edit_retry_and_continue(scripted: Callable[..., ScriptedEngine]) -> Non
     assert engine.conversation == ()
     engine.retry()
     assert isinstance(engine.next_event(5), Failed)
+
+
+def test_a_video_is_one_medium(scripted: Callable[..., ScriptedEngine], tmp_path: Path) -> None:
+    """Attached, asked about, called off in the middle of its frames, and restored."""
+    frames = [Image.new("RGB", (64, 48), (40 * number, 90, 30)) for number in range(6)]
+    frames[0].save(tmp_path / "clip.gif", save_all=True, append_images=frames[1:], duration=100)
+    film = Media(str(tmp_path / "clip.gif"), VideoRequest(frames=5, tokens_per_frame=4))
+    engine = scripted("colours", "colours", encode_s=0.05)
+    engine.attach(film)
+    until(engine, Loading)
+    engine.cancel()
+    until(engine, Cancelled)
+    engine.attach(film)
+    attached = until(engine, Attached)
+    assert (attached.kind, attached.name, attached.tokens, attached.size) == ("video", "clip.gif", 20, (64, 48))
+    assert len(attached.times_s) == 5 and "5 of 6 frames" in attached.summary
+    assert Image.open(io.BytesIO(attached.thumbnail)).size == (64, 48)
+    engine.ask("What?", [attached.key])
+    assert until(engine, Answered).stats.image_tokens == 20
+    said = engine.conversation
+    assert said == (Said("What?", (film,), "colours"),)
+    engine.die()
+    until(engine, Died)
+    engine.restart()
+    assert until(engine, Restored).attached[0].key == attached.key
+    engine.retry()
+    assert until(engine, Answered).stats.image_tokens == 20
 
 
 def test_restoring_says_what_is_gone(scripted: Callable[..., ScriptedEngine], tmp_path: Path) -> None:

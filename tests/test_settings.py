@@ -10,7 +10,7 @@ from dclocal.settings import Settings, SettingsError, read_settings, write_setti
 
 WRITTEN = """\
 # my settings
-temperature = 0.5  # warm
+temperature = 0.50  # warm
 from_the_future = [1, 2]
 theme = "nord"
 
@@ -45,7 +45,7 @@ def test_what_a_person_wrote_is_kept(tmp_path: Path) -> None:
     assert file.read_text() == WRITTEN
     write_settings(Settings(temperature=0.5, max_tokens=7, keys={"quit": "ctrl+x"}), file)
     text = file.read_text()
-    for kept in ("# my settings", "temperature = 0.5  # warm", "from_the_future = [1, 2]", "[other]\nkept = true"):
+    for kept in ("# my settings", "temperature = 0.50  # warm", "from_the_future = [1, 2]", "[other]\nkept = true"):
         assert kept in text
     assert "theme" not in text and "send" not in text and '"ctrl+x"  # as in nano' in text
     assert read_settings(file).max_tokens == 7
