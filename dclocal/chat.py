@@ -23,36 +23,19 @@ from dclocal.chat_events import (
     LanguageModel,
     Model,
     PromptReady,
-    Stats,
     TextPiece,
     Vision,
 )
+from dclocal.chat_events import Stats as Stats
 from dclocal.errors import PromptError
 from dclocal.prompt import Message, Piece, Segment, Tokens, render, to_segments
-from dclocal.repetition import GuardedAnswer, unrepeated_length
+from dclocal.repetition import GuardedAnswer
+from dclocal.repetition import unrepeated_length as unrepeated_length
 from dclocal.turns import Turn, answer_stats, first_tokens
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
-
-__all__ = [
-    "AnswerOptions",
-    "Answered",
-    "Attachment",
-    "ChatSession",
-    "Event",
-    "ImageEncoded",
-    "LanguageModel",
-    "Model",
-    "PromptReady",
-    "Stats",
-    "TextPiece",
-    "Turn",
-    "Vision",
-    "transcript",
-    "unrepeated_length",
-]
 
 STEP = 256
 """Tokens that are evaluated between two looks at whether the work is called off."""
