@@ -130,6 +130,20 @@ def test_a_crash_in_mid_answer_loses_nothing_shown(real: Callable[..., Engine]) 
     assert [said.text for said in engine.conversation] == ["Count.", "Go on."]
 
 
+def test_a_restart_in_mid_answer_is_no_crash(real: Callable[..., Engine]) -> None:
+    """A model that hangs is started anew: nothing of the old child is heard any more."""
+    engine = real()
+    number = engine.ask("Count.")
+    pieces(engine, 10)
+    engine.restart()
+    seen: list[Event] = []
+    until(engine, Restored, seen)  # and no Died on the way
+    assert engine.conversation[0].answer.startswith(NUMBERS[:10])
+    engine.ask("Again.", options=AnswerOptions(max_tokens=3))
+    until(engine, Answered, seen := [])
+    assert not [event for event in seen if event.request == number]
+
+
 @posix
 def test_a_crash_of_native_code_tells_where(real: Callable[..., Engine], tmp_path: Path) -> None:
     engine = real("crasher")
