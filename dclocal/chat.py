@@ -8,119 +8,46 @@ and evaluates its own tokens alone.
 from __future__ import annotations
 
 import dataclasses
-import re
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Generator, Iterator, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
-from dclocal.bundle import Manifest, Sampling
+from dclocal.cells import common_prefix, plan_prefill, segment_cells
+from dclocal.chat_events import (
+    Answered,
+    AnswerOptions,
+    Attachment,
+    Event,
+    ImageEncoded,
+    LanguageModel,
+    Model,
+    PromptReady,
+    TextPiece,
+    Vision,
+)
+from dclocal.chat_events import Stats as Stats
 from dclocal.errors import PromptError
-from dclocal.prompt import Embeds, Message, Piece, Segment, Tokens, render, to_segments
+from dclocal.prompt import Message, Piece, Segment, Tokens, render, to_segments
+from dclocal.repetition import GuardedAnswer
+from dclocal.repetition import unrepeated_length as unrepeated_length
+from dclocal.turns import Turn, answer_stats, first_tokens
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
-    from dclocal.cells import Prefill
-
-
-LONGEST_UNIT = 240  # characters of a stretch that is looked for again
-MANY, SOME, FEW = (16, 120), (8, 48), (4, 24)  # times that a unit must stand in a row, and characters they must cover
-
-
-class Model(Protocol):
-    """What a session needs of `bundle.Bundle`: what the model is, and AnyRes's newline embedding."""
-
-    @property
-    def manifest(self) -> Manifest: ...
-    def read_newline(self) -> np.ndarray | None: ...
-
-
-class Vision(Protocol):
-    """What a session needs of `vision.VisionEncoder`."""
-
-    def encode(self, pixels: np.ndarray) -> np.ndarray: ...
-
-
-class LanguageModel(Protocol):
-    """What a session needs of `llm.LLM`."""
-
-    n_ctx: int
-    last_tokens: list[int]
-
-    def tokenize(self, text: str, parse_special: bool) -> list[int]: ...
-    def prefill(self, segments: Sequence[Segment]) -> Prefill: ...
-    def generate(
-        self, sampling: Sampling, *, seed: int, max_tokens: int, stop: Sequence[str] = ()
-    ) -> Iterator[str]: ...
-
-
-@dataclass(frozen=True)
-class Attachment:
-    """An image of the conversation: its number, from 1, and the key of its content."""
-
-    number: int
-    key: str
-
-
-@dataclass(frozen=True)
-class Stats:
-    """What one answer cost: milliseconds, tokens, and tokens a second while decoding."""
-
-    encode_ms: float
-    prefill_ms: float
-    ttft_ms: float
-    decode_tps: float
-    prompt_tokens: int
-    image_tokens: int
-    answer_tokens: int
-    image_cached: bool
-
-
-@dataclass(frozen=True)
-class ImageEncoded:
-    """An image's embeddings are there; `cached` if they already were."""
-
-    key: str
-    cached: bool
-    encode_ms: float
-
-
-@dataclass(frozen=True)
-class PromptReady:
-    """The prompt is evaluated: its tokens, those found in the cache, and the time it took."""
-
-    prompt_tokens: int
-    reused_tokens: int
-    prefill_ms: float
-
-
-@dataclass(frozen=True)
-class TextPiece:
-    """The next piece of the answer."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Answered:
-    """The answer is complete; `answer` is empty where the model said nothing.
-
-    `stop_reason` is "end" where the model ended it, "length" at the limit of tokens, and "repetition" where it began
-    to repeat itself: then `answer` has what it repeated once, though the pieces had it several times.
-    """
-
-    answer: str
-    stats: Stats
-    stop_reason: str = "end"
-
-
-Event = ImageEncoded | PromptReady | TextPiece | Answered
+STEP = 256
+"""Tokens that are evaluated between two looks at whether the work is called off."""
+Stopped = Callable[[], bool]
 
 
 class ChatSession:
-    """One conversation with a bundle, or with what describes itself as one; `messages` is what was said so far."""
+    """One conversation with a bundle, or with what describes itself as one.
+
+    `turns` is what was said so far; set to fewer of them, the conversation goes on from there.  Not safe for use from
+    several threads at once.  What takes time looks now and then at `stopped`, where it is given.
+    """
 
     def __init__(self, bundle: Model, vision: Vision, llm: LanguageModel, system: str = ""):
         self.bundle, self.vision, self.llm = bundle, vision, llm
@@ -131,14 +58,22 @@ class ChatSession:
         self._embeds: dict[str, np.ndarray] = {}
         self._encode_ms: dict[str, float] = {}
         self._labels: dict[str, str] = {}
-        self.reset()
+        self.turns: tuple[Turn, ...] = ()
+
+    @property
+    def messages(self) -> list[Message]:
+        """The system message, if there is one, and what was said."""
+        said = [(turn.question, Message("assistant", turn.answer.strip())) for turn in self.turns]
+        return [*([Message("system", self.system)] if self.system else []), *chain.from_iterable(said)]
+
+    @property
+    def context_tokens(self) -> int:
+        """How many tokens of the context the conversation takes."""
+        return sum(len(segment) for segment in self._past(self.turns))
 
     def reset(self) -> None:
         """Forget what was said; attached images keep their numbers and embeddings."""
-        self.messages: list[Message] = []
-        self._segments: list[Segment] = []
-        if self.system:
-            self.messages.append(Message("system", self.system))
+        self.turns = ()
 
     def attach(self, image: Image) -> Attachment:
         """Make an image known; the same content keeps its number."""
@@ -158,6 +93,12 @@ class ChatSession:
             self._embeds[key], self._encode_ms[key], self._labels[key] = embeds, encode_ms, label
         return self._numbered(key)
 
+    def detach(self, attachment: Attachment) -> None:
+        """Give back what a picture takes, unless the conversation shows it; its number stays taken."""
+        if not any(attachment.key in turn.question.images for turn in self.turns):
+            for known in (self._images, self._embeds, self._encode_ms, self._labels):
+                known.pop(attachment.key, None)
+
     def _numbered(self, key: str) -> Attachment:
         return Attachment(self._numbers.setdefault(key, len(self._numbers) + 1), key)
 
@@ -169,9 +110,12 @@ class ChatSession:
         max_tokens: int | None = None,
         temperature: float | None = None,
         seed: int = 0,
+        stopped: Stopped | None = None,
     ) -> Iterator[Event]:
         """Ask, yielding events; closing the iterator early keeps what was answered so far.
 
+        Called off by `stopped` in mid-answer, it keeps that too and ends as usual; before the answer's first token
+        the question is taken back, and the iterator ends without `Answered`.
         Raises PromptError for an empty question, or pictures or a conversation that do not fit the context.
         """
         if not text.strip():
@@ -179,45 +123,112 @@ class ChatSession:
         started = time.perf_counter()
         keys = tuple(attachment.key for attachment in images)
         self._check_room(keys)
-        encoded = [self._encode(key) for key in keys]
-        yield from encoded
+        encoded = []
+        for key in keys:
+            if stopped and stopped():
+                return
+            encoded.append(self._encode(key))
+            yield encoded[-1]
         question = Message("user", text.strip(), keys)
-        segments = [*self._segments, *self._new_segments(question)]
-        prefill_started = time.perf_counter()
-        prefill = self.llm.prefill(segments)
-        prefill_ms = _milliseconds_since(prefill_started)
-        yield PromptReady(prefill.total, prefill.reused, prefill_ms)
+        turn = Turn(question, tuple(self._new_segments(question)))
+        options = AnswerOptions(max_tokens, temperature, seed)
+        yield from self._answer(self.turns, turn, encoded, started, options, stopped)
 
-        sampling = self.bundle.manifest.sampling
-        if temperature is not None:
-            sampling = dataclasses.replace(sampling, temperature=temperature)
-        room = self.llm.n_ctx - prefill.total
-        limit = min(max_tokens or sampling.max_tokens, room)
-        answer = _Answer()
-        stop = (self.bundle.manifest.prompt.answer_end,)
+    def continue_answer(
+        self,
+        *,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        seed: int = 0,
+        stopped: Stopped | None = None,
+    ) -> Iterator[Event]:
+        """Let the last answer go on where it ended; otherwise as `ask`.  Raises PromptError where there is none."""
+        if not self.turns:
+            raise PromptError("there is no answer that could go on", "ask something")
+        *earlier, turn = self.turns
+        options = AnswerOptions(max_tokens, temperature, seed)
+        yield from self._answer(tuple(earlier), turn, [], time.perf_counter(), options, stopped)
+
+    def prepare(self, images: Sequence[Attachment] = (), *, stopped: Stopped | None = None) -> Iterator[Event]:
+        """Encode pictures and evaluate what every next question with them shares, so that it costs its own tokens.
+
+        Ends without `PromptReady` where it is called off.  Raises PromptError where they do not fit the context.
+        """
+        keys = tuple(attachment.key for attachment in images)
+        self._check_room(keys)
+        for key in keys:
+            if stopped and stopped():
+                return
+            if key not in self._embeds:
+                yield self._encode(key)
+        one, other = (self._new_segments(Message("user", text, keys)) for text in ("a", "1"))
+        shared = common_prefix(list(segment_cells(one)), list(segment_cells(other)))
+        if segments := [*self._past(self.turns), *first_tokens(one, shared)]:
+            yield from self._prefill(segments, stopped)
+
+    def add_turn(self, text: str, images: Sequence[Attachment], answer: str) -> None:
+        """Add a turn that was said elsewhere: its pictures are encoded, the next question evaluates the rest."""
+        keys = tuple(attachment.key for attachment in images)
+        for key in keys:
+            if key not in self._embeds:
+                self._encode(key)
+        question = Message("user", text.strip(), keys)
+        ids = self.llm.tokenize(self.bundle.manifest.prompt.answer_lead + answer, False)
+        self.turns += (Turn(question, tuple(self._new_segments(question)), answer, tuple(ids)),)
+
+    def _answer(
+        self,
+        earlier: tuple[Turn, ...],
+        turn: Turn,
+        encoded: Sequence[ImageEncoded],
+        started: float,
+        options: AnswerOptions,
+        stopped: Stopped | None,
+    ) -> Iterator[Event]:
+        """Evaluate the prompt after `earlier` turns and generate, from where the turn's answer ends."""
+        segments = [*self._past(earlier), *turn.segments, *([Tokens(turn.ids)] if turn.ids else [])]
+        ready = yield from self._prefill(segments, stopped)
+        if ready is None:
+            return
+        manifest = self.bundle.manifest
+        sampling = manifest.sampling
+        if options.temperature is not None:
+            sampling = dataclasses.replace(sampling, temperature=options.temperature)
+        limit = min(options.max_tokens or sampling.max_tokens, self.llm.n_ctx - ready.prompt_tokens)
+        answer, cancelled = GuardedAnswer(turn.answer, len(turn.ids)), False
+        stop = (manifest.prompt.answer_end,)
         try:
-            for piece in self.llm.generate(sampling, seed=seed, max_tokens=limit, stop=stop):
-                if text := answer.add(piece, len(self.llm.last_tokens)):
+            for piece in self.llm.generate(sampling, seed=options.seed, max_tokens=limit, stop=stop):
+                if text := answer.add(piece, len(turn.ids) + len(self.llm.last_tokens)):
                     yield TextPiece(text)
-                if answer.repeats:
+                cancelled = stopped is not None and stopped()
+                if answer.repeats or cancelled:
                     break
         finally:
             ids = self.llm.last_tokens
-            self._remember(question, segments, answer.text, ids[: answer.tokens] if answer.repeats else ids)
-        tokens = len(ids)
-        reason = "repetition" if answer.repeats else "length" if tokens >= limit else "end"
-        first, spent = answer.first, answer.last - answer.first
-        stats = Stats(
-            encode_ms=sum(event.encode_ms for event in encoded),
-            prefill_ms=prefill_ms,
-            ttft_ms=1000 * ((first or time.perf_counter()) - started),
-            decode_tps=(tokens - 1) / spent if tokens > 1 and spent > 0 else 0.0,
-            prompt_tokens=prefill.total,
-            image_tokens=sum(len(segment) for segment in segments if isinstance(segment, Embeds)),
-            answer_tokens=tokens,
-            image_cached=bool(encoded) and all(event.cached for event in encoded),
-        )
-        yield Answered(answer.text.strip(), stats, reason)
+            kept = (*turn.ids, *ids)[: answer.tokens if answer.repeats else None]
+            self.turns = (*earlier, dataclasses.replace(turn, answer=answer.text, ids=kept))
+        reason = "repetition" if answer.repeats else "cancelled" if cancelled else "end"
+        if reason == "end" and len(ids) >= limit:
+            reason = "length"
+        yield Answered(answer.text.strip(), answer_stats(started, encoded, segments, ready, answer, len(ids)), reason)
+
+    def _prefill(
+        self, segments: Sequence[Segment], stopped: Stopped | None
+    ) -> Generator[PromptReady, None, PromptReady | None]:
+        """Evaluate a prompt and say so; None where that is called off, then a part of it is in the cache."""
+        started = time.perf_counter()
+        _, plan = plan_prefill(self.llm.cells, segments, self.llm.n_ctx)
+        for count in range(plan.reused + STEP, plan.total, STEP) if stopped else ():
+            if stopped and stopped():
+                return None
+            self.llm.prefill(first_tokens(segments, count))
+        self.llm.prefill(segments)
+        if stopped and stopped():
+            return None
+        ready = PromptReady(plan.total, plan.reused, _milliseconds_since(started))
+        yield ready
+        return ready
 
     def _check_room(self, keys: Sequence[str]) -> None:
         """Refuse pictures that fill the context by themselves, before the time to encode them is spent."""
@@ -246,11 +257,17 @@ class ChatSession:
             self._embeds[key] = encode_picture(self._images[key], spec, self.vision.encode, self._newline)
         return ImageEncoded(key, cached, _milliseconds_since(started))
 
+    def _past(self, turns: Sequence[Turn]) -> list[Segment]:
+        """The prompt up to the end of these turns, as it was evaluated."""
+        prompt = self.bundle.manifest.prompt
+        closing = self.llm.tokenize(prompt.answer_end + prompt.answer_suffix, True)
+        return [segment for turn in turns for segment in (*turn.segments, Tokens((*turn.ids, *closing)))]
+
     def _new_segments(self, question: Message) -> list[Segment]:
         """The segments that this question adds, up to where its answer starts."""
-        opening = [] if self._segments else [message for message in self.messages if message.role == "system"]
-        prompt, first = self.bundle.manifest.prompt, not self._segments
-        pieces = render(prompt, [*opening, question], answer_next=True, opening=first)
+        first = not self.turns
+        opening = [message for message in self.messages if message.role == "system"] if first else []
+        pieces = render(self.bundle.manifest.prompt, [*opening, question], answer_next=True, opening=first)
         return to_segments(self._labelled(pieces), self.llm.tokenize, self._embeds)
 
     def _labelled(self, pieces: Sequence[Piece]) -> Iterator[Piece]:
@@ -259,60 +276,6 @@ class ChatSession:
             if label := self._labels.get(piece.image or ""):
                 yield Piece(label)
             yield piece
-
-    def _remember(self, question: Message, segments: list[Segment], answer: str, ids: Sequence[int]) -> None:
-        """Keep the turn: its segments as evaluated, the answer's own tokens, and the tokens that close it."""
-        prompt = self.bundle.manifest.prompt
-        closing = self.llm.tokenize(prompt.answer_end + prompt.answer_suffix, True)
-        self._segments = [*segments, Tokens((*ids, *closing))]
-        self.messages += [question, Message("assistant", answer.strip())]
-
-
-class _Answer:
-    """An answer as it comes: `text` is what is kept of it, `first` and `last` are when its pieces came, and `repeats`
-    is whether it has begun to repeat itself; then `tokens` is how many tokens are kept."""
-
-    def __init__(self) -> None:
-        self.text, self.tokens, self.first, self.last, self.repeats = "", 0, 0.0, 0.0, False
-        self._ends: list[tuple[int, int]] = []  # (characters, tokens) after each piece
-
-    def add(self, piece: str, tokens: int) -> str:
-        """The text of the next piece, with which `tokens` tokens are out, to show; what leads an answer is left out."""
-        self.last = time.perf_counter()
-        self.first = self.first or self.last
-        piece = piece if self.text else piece.lstrip()  # some formats lead an answer with a space
-        self.text += piece
-        self._ends.append((len(self.text), tokens))
-        if (length := unrepeated_length(self.text)) is not None:
-            self.repeats, self.text = True, self.text[:length]
-            self.tokens = next(count for characters, count in self._ends if characters >= length)
-        return piece
-
-
-def unrepeated_length(text: str) -> int | None:
-    """The length of `text` with the stretch that it ends in repeating once, or None where it does not repeat itself.
-
-    Prose of three words or more repeats with the fourth time in a row (24 characters or more), one or two words with
-    the eighth (48), and what tables, code, rules and numbers are made of with the sixteenth (120): those repeat
-    honestly.  Lists whose items differ, by their numbers alone even, never do.
-    """
-    for size in range(1, min(LONGEST_UNIT, len(text) // FEW[0]) + 1):
-        if text[-size:] != text[-2 * size : -size]:
-            continue
-        start = len(text) - 2 * size
-        while start and text[start - 1] == text[start - 1 + size]:
-            start -= 1
-        times, covered = _needed(text[start : start + size])
-        if len(text) - start >= max(times * size, covered):
-            return re.compile(r"[.!?]*").match(text, start + size).end()  # type: ignore[union-attr]
-    return None
-
-
-def _needed(unit: str) -> tuple[int, int]:
-    words = re.findall(r"[^\W\d_]+", unit)
-    if not words or re.search(r"[|{}\[\]()<>=\\_`~^$@/+]", unit):
-        return MANY
-    return FEW if len(words) >= 3 else SOME
 
 
 def transcript(session: ChatSession) -> dict[str, Any]:

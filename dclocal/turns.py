@@ -1,0 +1,60 @@
+"""A turn of a conversation as data, the start of a prompt, and what an answer cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dclocal.chat_events import ImageEncoded, PromptReady, Stats
+from dclocal.prompt import Embeds, Message, Segment, Tokens
+from dclocal.repetition import GuardedAnswer
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question and its answer, as said and as evaluated: `segments` are what the question added to the prompt, up to
+    where the answer starts, `ids` the answer's own tokens."""
+
+    question: Message
+    segments: tuple[Segment, ...]
+    answer: str = ""
+    ids: tuple[int, ...] = ()
+
+
+def first_tokens(segments: Sequence[Segment], count: int) -> list[Segment]:
+    """The segments up to their first `count` tokens; the last is cut where they end in it."""
+    first: list[Segment] = []
+    for segment in segments:
+        if count <= 0:
+            break
+        if len(segment) <= count:
+            first.append(segment)
+        elif isinstance(segment, Embeds):
+            first.append(Embeds(segment.key, segment.values[:count]))
+        else:
+            first.append(Tokens(segment.ids[:count]))
+        count -= len(segment)
+    return first
+
+
+def answer_stats(
+    started: float,
+    encoded: Sequence[ImageEncoded],
+    segments: Sequence[Segment],
+    ready: PromptReady,
+    answer: GuardedAnswer,
+    tokens: int,
+) -> Stats:
+    """What an answer cost that was asked for at `started`, by `time.perf_counter`, and has `tokens` new tokens."""
+    first, spent = answer.first, answer.last - answer.first
+    return Stats(
+        encode_ms=sum(event.encode_ms for event in encoded),
+        prefill_ms=ready.prefill_ms,
+        ttft_ms=1000 * ((first or time.perf_counter()) - started),
+        decode_tps=(tokens - 1) / spent if tokens > 1 and spent > 0 else 0.0,
+        prompt_tokens=ready.prompt_tokens,
+        image_tokens=sum(len(segment) for segment in segments if isinstance(segment, Embeds)),
+        answer_tokens=tokens,
+        image_cached=bool(encoded) and all(event.cached for event in encoded),
+    )
