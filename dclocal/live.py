@@ -55,11 +55,6 @@ class Live:
         self._thread = threading.Thread(target=self._work, name="live", daemon=True)
         self._thread.start()
 
-    @property
-    def changes(self) -> int:
-        """How many pictures differed from the one before, so far."""
-        return self.window.changes
-
     def wait(self, frames: int, timeout_s: float) -> int:
         """Wait until the window has so many frames, the camera is over, or time is up; how many it has."""
 

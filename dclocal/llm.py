@@ -166,7 +166,7 @@ class LLM:
         return bool(llama.llama_memory_can_shift(self._memory))
 
     def drop_cells(self, start: int, end: int) -> None:
-        """Remove cells `start` to `end`, that one kept; those behind move up.  BundleError where `can_slide` is false."""
+        """Remove cells from `start` up to `end`; those behind move up.  BundleError where `can_slide` is false."""
         kept = self.cells[end:]
         del self.cells[start:]  # interrupted, the record knows less than the cache, and the next prefill cuts it off
         if not self.can_slide or not llama.llama_memory_seq_rm(self._memory, SEQUENCE, start, end):

@@ -34,14 +34,15 @@ class CameraState:
 class Camera:
     """The newest picture of a device number, /dev/videoN, an http(s) or rtsp address, or a video file in real time.
 
-    `on_state` is called from the camera's thread whenever the state changes.  Frames count from 0, over interruptions
+    `on_state` may be set: it is called from the camera's thread whenever the state changes.  Frames count from 0, over interruptions
     too; their `time_s` is a file's own, else the seconds since the camera was opened.  Any thread may call.  Raises
     CameraError for an address that is none.
     """
 
-    def __init__(self, source: str, on_state: Callable[[CameraState], None] = lambda state: None):
+    def __init__(self, source: str):
         self.name = shown_name(source)
-        self._source, self._on_state = source, on_state
+        self.on_state: Callable[[CameraState], None] | None = None
+        self._source = source
         self._returns = kind_of(source) != "file"
         self._state = CameraState("opening")
         self._failure: UserError | None = None
@@ -144,4 +145,5 @@ class Camera:
                 return
             self._state = state
             self._changed.notify_all()
-        self._on_state(state)
+        if self.on_state:
+            self.on_state(state)

@@ -158,13 +158,13 @@ def _open_device(source: str) -> Any:
 
 def _check_device(path: str, source: str) -> None:
     """Say why a device cannot be had, as far as Linux tells before it is opened."""
-    name = shown_name(source)
+    name = path if path == source else f"{shown_name(source)} ({path})"
     if not os.path.exists(path):
         known = sorted(entry for entry in os.listdir("/dev") if re.fullmatch(r"video\d+", entry))
-        there = f"there are /dev/{', /dev/'.join(known)}" if known else "no camera is plugged in"
-        raise CameraError("missing", f"{name} does not exist ({path})", there)
+        there = f"there are /dev/{', /dev/'.join(known)}" if known else "plug a camera in"
+        raise CameraError("missing", f"{name} does not exist", there)
     if not os.access(path, os.R_OK | os.W_OK):
-        raise CameraError("missing", f"{name} may not be opened ({path})", "add yourself to the group video")
+        raise CameraError("missing", f"{name} may not be opened", "add yourself to the group video")
 
 
 def _open_stream(source: str) -> Any:
@@ -196,5 +196,3 @@ def _streams_allowed() -> Iterator[None]:
             yield
         finally:
             os.environ[OPTIONS_VARIABLE] = FILE_OPTIONS
-
-

@@ -53,8 +53,8 @@ class WindowFrame:
 class Window:
     """The last `size` frames that it was shown, and the cache of `session`'s model kept ready for a question on them.
 
-    Encodes a picture only if it differs from the one encoded last.  `changes` counts those, `slides` the slides since
-    the cache was last evaluated whole.  Not safe for use from several threads at once.  Raises PromptError where
+    Encodes a picture only if it differs from the one encoded last.  `changes` counts those, `looks` all frames, `slides` the
+    slides since the cache was last evaluated whole.  Not safe for use from several threads at once.  Raises PromptError where
     the frames do not fit the context.
     """
 
@@ -71,7 +71,7 @@ class Window:
         self.llm = cast(SlidingModel, session.llm)
         self.size, self.tokens = self._planned(size, tokens_per_frame, max_tokens)
         self.frames: deque[WindowFrame] = deque(maxlen=self.size)
-        self.changes = self.slides = 0
+        self.looks = self.changes = self.slides = 0
         self._last: tuple[np.ndarray, str, np.ndarray] | None = None  # thumbnail, key, embeddings
 
     def look(self, frame: Frame) -> bool:
@@ -85,6 +85,7 @@ class Window:
         label = frame_label(frame.time_s) if self.session.bundle.manifest.video.times else ""
         key += f"@{frame.time_s:.1f}" if label else ""
         self.frames.append(WindowFrame(key, embeds, label, FrameTime(frame.index, round(frame.time_s, 3))))
+        self.looks += 1
         return changed
 
     def prefill(self) -> int:
@@ -150,7 +151,7 @@ class Window:
 
 
 def window_segments(session: ChatSession, frames: Iterable[WindowFrame], text: str = "?") -> list[Segment]:
-    """The prompt of the question `text` about `frames`, as `ChatSession` lays it out; its last segment is the question's own."""
+    """The prompt of a question about `frames`, laid out as `ChatSession` does; its last segment is the question's own."""
     system = [Message("system", session.system)] if session.system else []
     frames = list(frames)
     question = Message("user", text, tuple(frame.key for frame in frames))
