@@ -34,9 +34,9 @@ class CameraState:
 class Camera:
     """The newest picture of a device number, /dev/videoN, an http(s) or rtsp address, or a video file in real time.
 
-    `on_state` may be set: it is called from the camera's thread whenever the state changes.  Frames count from 0, over interruptions
-    too; their `time_s` is a file's own, else the seconds since the camera was opened.  Any thread may call.  Raises
-    CameraError for an address that is none.
+    `on_state` may be set: it is called from the camera's thread whenever the state changes.  Frames count from 0, over
+    interruptions too; their `time_s` is a file's own, else the seconds since the camera was opened.  Any thread may
+    call.  Raises CameraError for an address that is none.
     """
 
     def __init__(self, source: str):

@@ -53,9 +53,9 @@ class WindowFrame:
 class Window:
     """The last `size` frames that it was shown, and the cache of `session`'s model kept ready for a question on them.
 
-    Encodes a picture only if it differs from the one encoded last.  `changes` counts those, `looks` all frames, `slides` the
-    slides since the cache was last evaluated whole.  Not safe for use from several threads at once.  Raises PromptError where
-    the frames do not fit the context.
+    Encodes a picture only if it differs from the one encoded last.  `looks` counts all frames, `changes` those
+    encoded, `slides` the slides since the cache was last evaluated whole.  Not safe for use from several threads at
+    once.  Raises PromptError where the frames do not fit the context.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class Window:
 
 
 def window_segments(session: ChatSession, frames: Iterable[WindowFrame], text: str = "?") -> list[Segment]:
-    """The prompt of a question about `frames`, laid out as `ChatSession` does; its last segment is the question's own."""
+    """The prompt of a question about `frames` as `ChatSession` lays it out; its last segment is the question's own."""
     system = [Message("system", session.system)] if session.system else []
     frames = list(frames)
     question = Message("user", text, tuple(frame.key for frame in frames))

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,14 @@ from PIL import Image
 
 from dclocal import cli
 from dclocal.bundle import Bundle, VideoDefaults
-from dclocal.cells import Cell, common_prefix, segment_cells
+from dclocal.cells import Cell, Prefill, common_prefix, segment_cells
 from dclocal.chat import Answered, ChatSession, Event, PromptReady
 from dclocal.drift import slide_drift
 from dclocal.errors import PromptError
 from dclocal.fake import FakeLLM, FakeVision, fake_bundle
 from dclocal.live import Asked, Live
 from dclocal.llm import LLM
+from dclocal.prompt import Segment, Tokens
 from dclocal.session import open_session
 from dclocal.video import Frame
 from dclocal.webcam import Camera
@@ -147,6 +148,12 @@ def test_a_question_costs_its_own_tokens_and_leaves_no_trace(tmp_path: Path) -> 
         assert isinstance(events[-1], Answered) and events[-1].stats.image_tokens == 12
         assert chat.llm.cells[: len(fresh(window))] == fresh(window)  # type: ignore[attr-defined]
     assert encoded(chat) == 5
+    for number in (6, 7):  # and where it comes before their evaluation, those of two frames more
+        window.look(frame(number))
+    chat.llm.answers.append("d")  # type: ignore[attr-defined]
+    before = chat.llm.evaluated_tokens  # type: ignore[attr-defined]
+    list(window.ask("What?"))
+    assert chat.llm.evaluated_tokens - before == 2 * 5 + 1 + len(QUESTION) - 1  # type: ignore[attr-defined]
 
 
 def answer_of(events: Iterator[Event | Asked]) -> tuple[Asked, PromptReady, Answered]:
@@ -166,7 +173,7 @@ def test_live_questions_on_a_camera(tmp_path: Path, server: NetworkCamera) -> No
             newest = -1
             for _ in range(3):
                 time.sleep(0.3)
-                asked, ready, answered = answer_of(live.ask("What?"))
+                asked, ready, _ = answer_of(live.ask("What?"))
                 assert len(asked.frames) == 4 and asked.frames[-1].index > newest
                 newest = asked.frames[-1].index
                 assert ready.prompt_tokens - ready.reused_tokens <= 1 + len(QUESTION) + 5
@@ -178,6 +185,53 @@ def test_live_questions_on_a_camera(tmp_path: Path, server: NetworkCamera) -> No
             assert encoded(chat) == encodings and chat.llm.evaluated_tokens == evaluated  # type: ignore[attr-defined]
             with pytest.raises(PromptError, match="empty"):
                 list(live.ask(" "))
+
+
+def test_a_question_goes_before_an_evaluation_that_has_not_begun(
+    tmp_path: Path,
+    server: NetworkCamera,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chat = session(tmp_path, "yes")
+    encoding, log = threading.Event(), []
+    real_encode, real_prefill = chat.vision.encode, chat.llm.prefill
+
+    def encode(pixels: np.ndarray) -> np.ndarray:
+        encoding.set()
+        time.sleep(0.3)
+        return real_encode(pixels)
+
+    def prefill(segments: Sequence[Segment]) -> Prefill:
+        log.append(type(segments[-1]))
+        return real_prefill(segments)
+
+    monkeypatch.setattr(chat.vision, "encode", encode)
+    monkeypatch.setattr(chat.llm, "prefill", prefill)
+    with Camera(server.url) as camera:
+        camera.first()
+        with Live(camera, Window(chat, 2, 4), rate=1) as live:
+            assert encoding.wait(3) and not log
+            asked, ready, _ = answer_of(live.ask("What?"))
+            assert log == [Tokens] and len(asked.frames) == 1 and ready.reused_tokens == 0
+
+
+def test_a_question_behind_a_long_answer_sees_what_happened_meanwhile(
+    tmp_path: Path,
+    server: NetworkCamera,  # noqa: F811
+) -> None:
+    chat = session(tmp_path, "twenty characters...", "b", model=SlowLLM)
+    with Camera(server.url) as camera:
+        camera.first()
+        with Live(camera, Window(chat, 2, 4), rate=5) as live:
+            live.wait(2, 5)
+            events = live.ask("What?")
+            asked = next(events)
+            told: list[tuple[Asked, PromptReady, Answered]] = []
+            behind = threading.Thread(target=lambda: told.append(answer_of(live.ask("And?"))))
+            behind.start()
+            list(events)
+            behind.join(5)
+            assert isinstance(asked, Asked) and told[0][0].frames[-1].index - asked.frames[-1].index >= 12
 
 
 def test_unplugged_in_mid_answer(tmp_path: Path, server: NetworkCamera) -> None:  # noqa: F811
@@ -334,7 +388,7 @@ def test_ctrl_c_lets_the_camera_go(server: NetworkCamera, moment: str) -> None: 
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from pathlib import Path; from dclocal import cli; from dclocal.commands import webcam\n"
         "from tests.test_live import SlowLLM, session\n"
-        "webcam.open_chosen = lambda *_, **__: session(Path('.'), 'x' * 99, model=SlowLLM)\n"
+        "webcam.open_chosen = lambda *_, **__: session(Path('.'), 'x ' + str(7**99), model=SlowLLM)\n"
         "import threading\n"
         f"limit = {'1' if moment == 'waiting' else '90'}\n"
         f"status = cli.run(['webcam', {server.url!r}, '-p', 'hm?', '--every', '60s', '--max-tokens', str(limit)])\n"
