@@ -123,11 +123,11 @@ class Camera:
         while not self._closed.is_set() and (read := source.read(self._closed.is_set)) is not None:
             pixels, time_s = read
             now = time.monotonic()
+            self._set(self._seen(pixels, now))
             with self._changed:
                 self._newest = pixels, now - self._started if time_s is None else time_s, self._count
                 self._count += 1
                 self._changed.notify_all()
-            self._set(self._seen(pixels, now))
 
     def _seen(self, pixels: np.ndarray, now: float) -> CameraState:
         """live, or black once it has been dark for BLACK_S."""
