@@ -4,41 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from gguf import GGUFReader
 from PIL import Image
 
-from dclocal import cli
-from dclocal.bundle import Bundle, VideoDefaults
+from dclocal.bundle import VideoDefaults
 from dclocal.cells import Cell, Prefill, common_prefix, segment_cells
 from dclocal.chat import Answered, ChatSession, Event, PromptReady
-from dclocal.drift import slide_drift
 from dclocal.errors import PromptError
 from dclocal.fake import FakeLLM, FakeVision, fake_bundle
 from dclocal.live import Asked, Live
-from dclocal.llm import LLM
 from dclocal.prompt import Segment, Tokens
-from dclocal.session import open_session
 from dclocal.video import Frame
 from dclocal.webcam import Camera
-from dclocal.webcam_talk import converse, watch
 from dclocal.window import Window, slide_range, window_segments
 from tests.mjpeg import NetworkCamera, numbered
 from tests.test_webcam import no_thread_is_left, server, until  # noqa: F401
-from tests.tiny_files import write_tiny_gguf
 
 QUESTION = "What?E\nSassistant\n"
 """A question's own cells in ChatML, S and E one each; the line break behind the last picture is one more."""
@@ -278,189 +266,3 @@ def test_a_fault_of_the_models_is_raised_where_it_is_asked(
         with Live(camera, Window(chat, 2, 4), rate=10) as live, pytest.raises(RuntimeError, match="no memory"):
             live.wait(1, 5)
             list(live.ask("What?"))
-
-
-@pytest.fixture
-def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Runs the command on a scripted model."""
-
-    def run(*arguments: str) -> int:
-        monkeypatch.setattr(
-            "dclocal.commands.webcam.open_chosen", lambda *_, **__: session(tmp_path, *["a test card"] * 99)
-        )
-        return cli.run(["webcam", *arguments])
-
-    return run
-
-
-def test_one_answer(
-    scripted: Callable[..., int],
-    server: NetworkCamera,  # noqa: F811
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert scripted(server.url, "-p", "What?") == 0
-    assert capsys.readouterr().out == "a test card\n"
-    assert scripted(server.url, "-p", "What?", "--window", "3", "--rate", "8", "--json") == 0
-    data = json.loads(capsys.readouterr().out)
-    assert data["answer"] == "a test card" and data["stats"]["image_tokens"] == 12 and len(data["frames"]) == 3
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--every", "soon"], "no interval: write 5s"),
-        (["--every", "0s"], "no interval"),
-        (["--tokens-per-frame", "3"], "known: 4, 1"),
-        (["--rate", "nan"], "not"),
-        (["--window", "250"], "at most"),
-        (["-p", " "], "the question is empty"),
-    ],
-)
-def test_mistakes(
-    scripted: Callable[..., int],
-    server: NetworkCamera,  # noqa: F811
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    message: str,
-) -> None:
-    assert scripted(server.url, "-p", "What?", *arguments) == 2
-    captured = capsys.readouterr()
-    assert message in captured.err and captured.out == ""
-
-
-def test_a_camera_that_is_not_there(scripted: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    assert scripted("/dev/video97", "-p", "What?") == 2
-    captured = capsys.readouterr()
-    assert captured.out == "" and captured.err.count("\n") == 1 and "/dev/video97 does not exist" in captured.err
-
-
-def test_watching_skips_a_frozen_picture(
-    tmp_path: Path,
-    server: NetworkCamera,  # noqa: F811
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    chat = session(tmp_path, *["a\ncard"] * 99)
-    with Camera(server.url) as camera:
-        camera.first()
-        with Live(camera, Window(chat, 2, 4), rate=10) as live:
-            asking = threading.Thread(target=watch, args=(live, "What?", {}, 0.3, False))
-            asking.start()
-            time.sleep(1.2)
-            server.mode = "freeze"
-            time.sleep(0.5)
-            lines = len(chat.llm.answers)  # type: ignore[attr-defined]
-            time.sleep(1.5)
-            assert len(chat.llm.answers) == lines  # type: ignore[attr-defined]
-            server.mode = "count"
-            time.sleep(0.8)
-            camera.close()  # over: the watch ends
-            asking.join(5)
-            assert not asking.is_alive()
-    captured = capsys.readouterr()
-    assert captured.err.count("does not change") == 1
-    told = captured.out.splitlines()
-    assert len(told) == 99 - len(chat.llm.answers) > 99 - lines >= 3  # type: ignore[attr-defined]
-    assert all(line[2] == line[5] == ":" and line[8:] == " a card" for line in told)
-
-
-def test_a_conversation(
-    tmp_path: Path,
-    server: NetworkCamera,  # noqa: F811
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    lines = iter(["/stats", "What?", "/stats", "/status", "/wrong", "", "/quit"])
-    monkeypatch.setattr("dclocal.webcam_talk.line_reader", lambda commands: lambda: next(lines))
-    with Camera(server.url) as camera:
-        camera.first()
-        with Live(camera, Window(session(tmp_path, "a card"), 2, 4), rate=10) as live:
-            live.wait(2, 5)
-            converse(live, {})
-    captured = capsys.readouterr()
-    assert captured.out == "a card\n"
-    for text in ("nothing was asked yet", "evaluated for the question", "live; 2 frames", "unknown command /wrong"):
-        assert text in captured.err
-
-
-@pytest.mark.parametrize("moment", ["waiting", "answering"])
-def test_ctrl_c_lets_the_camera_go(server: NetworkCamera, moment: str) -> None:  # noqa: F811
-    code = (
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from pathlib import Path; from dclocal import cli; from dclocal.commands import webcam\n"
-        "from tests.test_live import SlowLLM, session\n"
-        "webcam.open_chosen = lambda *_, **__: session(Path('.'), 'x ' + str(7**99), model=SlowLLM)\n"
-        "import threading\n"
-        f"limit = {'1' if moment == 'waiting' else '90'}\n"
-        f"status = cli.run(['webcam', {server.url!r}, '-p', 'hm?', '--every', '60s', '--max-tokens', str(limit)])\n"
-        "print([t.name for t in threading.enumerate() if t.name in ('camera', 'live')], flush=True)\n"
-        "raise SystemExit(status)"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parent.parent,
-        env=dict(os.environ),
-    )  # fmt: skip
-    assert until(lambda: server.connections == 1, 20)
-    time.sleep(2.5)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
-    assert process.returncode == 130, err
-    assert out.endswith(b"[]\n") and b"Traceback" not in err
-    assert out.count(b" x") == (moment == "waiting")  # the answer was out, or never came to its end
-
-
-@pytest.fixture(scope="module")
-def plain_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model whose keys and values depend on their own cell alone: its first layer attends to nothing."""
-    path = write_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
-    reader = GGUFReader(path, "r+")
-    next(tensor for tensor in reader.tensors if tensor.name == "blk.0.attn_output.weight").data[:] = 0
-    reader.data.flush()
-    return path
-
-
-def test_a_slid_cache_is_the_fresh_one_moved(tmp_path: Path, plain_gguf: Path) -> None:
-    """Where nothing leaks between cells, sliding must be exact: the right cells went, the right positions stayed."""
-    bundle = fake_bundle(tmp_path)
-    vision = dataclasses.replace(bundle.manifest.vision, n_embd=32)
-    bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, vision=vision))
-
-    class Encoder:
-        def encode(self, pixels: np.ndarray) -> np.ndarray:
-            seed = int(pixels.astype(np.float64).sum() * 1000) % 2**32
-            return np.random.default_rng(seed).standard_normal((1, 4, 32), np.float32)
-
-    with LLM(plain_gguf, n_ctx=1000, threads=1) as llm:
-        window = Window(ChatSession(bundle, Encoder(), llm), 4, 4, max_tokens=8)
-        for number in range(1, 14):
-            window.look(frame(number))
-            window.prefill()
-            if number == 8:
-                list(window.ask("And a question in between?", max_tokens=5))
-        assert window.slides == 9
-        assert llm.cells == fresh(window)
-        segments = window_segments(window.session, window.frames, "What?")
-        assert llm.prefill(segments).evaluated == len(segments[-1])
-        slid = llm.logits()
-        llm.forget()
-        llm.prefill(segments)
-        np.testing.assert_allclose(slid, llm.logits(), atol=2e-2)  # keys are kept in 16 bits
-        llm.drop_cells(2, 7)  # and the test would see a wrong cell
-        llm.score(llm.tokenize("?", False))
-        assert np.abs(slid - llm.logits()).max() > 0.1
-
-
-@pytest.mark.bundle
-def test_drift_of_the_real_model(bundle: Bundle, photographs: list[Image.Image]) -> None:
-    frames = []
-    for number, start in enumerate(range(0, 160, 20)):
-        picture = photographs[number % 4]
-        frames.append(Frame(picture.crop((start, start, start + 200, start + 200)), float(number), number))
-    chat = open_session(bundle, threads=1)
-    questions = ["What is this?", "What do you see?", "What colour is it?", "What changed?"]
-    found = slide_drift(chat, frames, questions, size=3, tokens_per_frame=16, slides=(1, 4))
-    assert [drift.slides for drift in found] == [1, 4]
-    for drift in found:
-        assert 0 <= drift.mean_kl <= drift.greatest_kl < 0.1 and drift.agreement >= 0.75, found
-    assert found[-1].greatest_kl > 1e-9  # it is not equal: else something was evaluated anew
-    assert chat.vision.encoded_images == 4 + 7  # type: ignore[attr-defined]
-    chat.llm.close()  # type: ignore[attr-defined]
