@@ -109,11 +109,12 @@ class Camera:
             except Exception as error:  # a thread has no one above it to tell
                 self._failure = CameraError("lost", f"{self.name}: {' '.join(str(error).split())}")
                 after = CameraState("lost", str(self._failure))
+            if self._closed.is_set():
+                return
             if not self._returns:
                 self._set(CameraState("ended", after.problem if self._failure else ""))
                 return
-            if not self._closed.is_set():
-                self._set(after)
+            self._set(after)
             wait_s = FIRST_WAIT_S if self._count > before else wait_s
             self._closed.wait(wait_s)
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)

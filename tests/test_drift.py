@@ -1,4 +1,4 @@
-"""What a slid cache holds, against one evaluated whole: exactly the same where nothing leaks, close with a real model."""
+"""What a slid cache holds, against one evaluated whole: the same where nothing leaks, close with a real model."""
 
 from __future__ import annotations
 
