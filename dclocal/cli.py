@@ -22,6 +22,7 @@ from dclocal.errors import UserError
 COMMANDS = {
     "chat": ("dclocal.commands.chat:chat", "Ask about pictures."),
     "video": ("dclocal.commands.video:video", "Ask about a video."),
+    "webcam": ("dclocal.commands.webcam:webcam", "Ask about a live picture."),
     "caption": ("dclocal.commands.caption:caption", "Describe many pictures and videos."),
     "bundle": ("dclocal.commands.bundle:bundle", "List, pull, show, verify and remove bundles."),
     "eval": ("dclocal.commands.evaluate:evaluate", "Measure a bundle on a test."),

@@ -50,6 +50,8 @@ class FakeVision:
 class FakeLLM:
     """Answers the scripted texts in turn, one character a token; the cache keeps a true common prefix."""
 
+    can_slide = True
+
     def __init__(self, answers: Sequence[str], n_ctx: int = 200):
         self.answers = list(answers)
         self.n_ctx = n_ctx
@@ -73,6 +75,9 @@ class FakeLLM:
         self.evaluated_tokens += plan.evaluated
         assert all(segment.values.shape[1] == 8 for segment in segments if isinstance(segment, Embeds))
         return plan
+
+    def drop_cells(self, start: int, end: int) -> None:
+        del self.cells[start:end]
 
     def generate(self, sampling: Sampling, *, seed: int, max_tokens: int, stop: Sequence[str] = ()) -> Iterator[str]:
         self.last_tokens = []

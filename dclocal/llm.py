@@ -160,6 +160,20 @@ class LLM:
         """Empty the cache, so that the next prompt is evaluated from its start."""
         self._forget_from(0)
 
+    @property
+    def can_slide(self) -> bool:
+        """Whether `drop_cells` is possible: the model's positions can be changed after the fact."""
+        return bool(llama.llama_memory_can_shift(self._memory))
+
+    def drop_cells(self, start: int, end: int) -> None:
+        """Remove cells from `start` up to `end`; those behind move up.  BundleError where `can_slide` is false."""
+        kept = self.cells[end:]
+        del self.cells[start:]  # interrupted, the record knows less than the cache, and the next prefill cuts it off
+        if not self.can_slide or not llama.llama_memory_seq_rm(self._memory, SEQUENCE, start, end):
+            raise BundleError("this model's memory cannot slide", "evaluate the window anew")
+        llama.llama_memory_seq_add(self._memory, SEQUENCE, end, -1, start - end)
+        self.cells += kept
+
     def generate(self, sampling: Sampling, *, seed: int, max_tokens: int, stop: Sequence[str] = ()) -> Iterator[str]:
         """Text pieces of the answer, in whole characters, until its end, `max_tokens` or a full context.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import stat
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +25,10 @@ CONTAINERS = (  # FFmpeg's names
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,apng,mpegts,mpeg,flv,ogg,asf,ivf,nut,"
     "m4v,h264,hevc,mpegvideo,obu,dv,mxf,rm,swf,wtv,y4m,yuv4mpegpipe"
 )
+OPTIONS_VARIABLE = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+FILE_OPTIONS = f"protocol_whitelist;file|format_whitelist;{CONTAINERS}"
+OPENING = threading.Lock()
+"""Held while FFmpeg's options, which are the process's, are not those for files."""
 MAX_DECODED = 100_000
 """Frames that one reading decodes at most: 55 minutes at 30 a second."""
 MAX_SECONDS = 7 * 24 * 3600.0
@@ -223,9 +228,9 @@ def import_cv2() -> ModuleType:
     """
     told = "OPENCV_LOG_LEVEL" in os.environ
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    os.environ.setdefault(
-        "OPENCV_FFMPEG_CAPTURE_OPTIONS", f"protocol_whitelist;file|format_whitelist;{CONTAINERS}"
-    )  # read at each opening
+    os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "5")  # seconds
+    with OPENING:
+        os.environ.setdefault(OPTIONS_VARIABLE, FILE_OPTIONS)  # read at each opening
     import cv2
 
     if not told:

@@ -25,6 +25,8 @@ BATCH = 1024
 class TorchLLM:
     """A causal language model of transformers with one KV cache, behind `dclocal.chat.LanguageModel`."""
 
+    can_slide = False  # its keys are kept turned to their positions
+
     def __init__(self, llm: Any, tokenizer: Any, n_ctx: int):
         self.n_ctx = n_ctx
         self.cells: list[Cell] = []
