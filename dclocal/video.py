@@ -104,7 +104,8 @@ class VideoReader:
         self.close()
         cv2 = self._cv2
         try:
-            self._capture = cv2.VideoCapture(self._path, cv2.CAP_FFMPEG)
+            with OPENING:  # not while a stream is opened, for which FFmpeg may use the network
+                self._capture = cv2.VideoCapture(self._path, cv2.CAP_FFMPEG)
             opened = self._capture.isOpened()
         except (UnicodeError, SystemError, TypeError, cv2.error) as error:
             raise VideoError(f"{self.name} has a name that OpenCV cannot open", "rename it") from error
@@ -233,10 +234,8 @@ def import_cv2() -> ModuleType:
         os.environ.setdefault(OPTIONS_VARIABLE, FILE_OPTIONS)  # read at each opening
     import cv2
 
-    if not told:
-        cv2.utils.logging.setLogLevel(
-            cv2.utils.logging.LOG_LEVEL_SILENT
-        )  # also where something else has imported it before
+    if not told:  # said anew, as something else may have imported it before
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     return cv2
 
 
