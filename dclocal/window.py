@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from dclocal.video import Frame
 
 REFRESH_EVERY = 16
-SAME_BELOW = 1.0
-"""Two pictures whose thumbnails differ by less than this on average (of 255) are one."""
+SAME_MEAN, SAME_CELL = 1.0, 16.0
+"""Two pictures are one where their thumbnails differ by less than these, of 255: on average, and in any pixel."""
 
 
 class SlidingModel(LanguageModel, Protocol):
@@ -77,7 +77,7 @@ class Window:
     def look(self, frame: Frame) -> bool:
         """Take a frame in; whether it differs from the one before.  Nothing is evaluated yet."""
         small = thumbnail(frame.image)
-        changed = self._last is None or float(np.abs(small - self._last[0]).mean()) >= SAME_BELOW
+        changed = self._last is None or not same_picture(small, self._last[0])
         if self._last is None or changed:
             self._last = small, *self._encoded(frame)
             self.changes += 1
@@ -177,7 +177,13 @@ def slide_range(held: Sequence[Cell], wanted: Sequence[Cell]) -> tuple[int, int]
 
 
 def thumbnail(image: Image) -> np.ndarray:
-    """float32 `[18, 32]`: a small grey picture, 0 to 255."""
+    """float32 `[18, 32, 3]`: a small picture in colour, 0 to 255."""
     from PIL.Image import Resampling
 
-    return np.asarray(image.convert("L").resize(THUMBNAIL, Resampling.BOX), np.float32)
+    return np.asarray(image.convert("RGB").resize(THUMBNAIL, Resampling.BOX), np.float32)
+
+
+def same_picture(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two thumbnails show the same, but for noise: each of their pixels is the mean of many."""
+    apart = np.abs(one - other)
+    return float(apart.mean()) < SAME_MEAN and float(apart.max()) < SAME_CELL

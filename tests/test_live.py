@@ -24,7 +24,7 @@ from dclocal.live import Asked, Live
 from dclocal.prompt import Segment, Tokens
 from dclocal.video import Frame
 from dclocal.webcam import Camera
-from dclocal.window import Window, slide_range, window_segments
+from dclocal.window import Window, same_picture, slide_range, thumbnail, window_segments
 from tests.mjpeg import NetworkCamera, numbered
 from tests.test_webcam import no_thread_is_left, server, until  # noqa: F401
 
@@ -266,3 +266,14 @@ def test_a_fault_of_the_models_is_raised_where_it_is_asked(
         with Live(camera, Window(chat, 2, 4), rate=10) as live, pytest.raises(RuntimeError, match="no memory"):
             live.wait(1, 5)
             list(live.ask("What?"))
+
+
+def test_a_small_thing_that_moves_is_a_change_and_noise_is_none() -> None:
+    """A twentieth of the picture's width, in a colour of the same grey as what is behind it."""
+    room = np.full((480, 640, 3), (60, 90, 160), np.uint8)
+    noisy = np.clip(room + np.random.default_rng(0).normal(0, 12, room.shape), 0, 255).astype(np.uint8)
+    assert same_picture(thumbnail(Image.fromarray(room)), thumbnail(Image.fromarray(noisy)))
+    there = room.copy()
+    there[200:232, 300:332] = (200, 30, 100)
+    assert Image.fromarray(there).convert("L").getpixel((310, 210)) == pytest.approx(89, abs=3)
+    assert not same_picture(thumbnail(Image.fromarray(room)), thumbnail(Image.fromarray(there)))
