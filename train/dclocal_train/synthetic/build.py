@@ -1,4 +1,4 @@
-"""A recipe's data set: each kind of picture drawn, asked about, and written as the rows of two stages.
+"""A recipe's data set: each kind of picture drawn, asked about, and written as the rows of three stages.
 
 A picture depends on the seed, its kind and its number alone, so that a larger set begins like a smaller one.
 """
@@ -33,7 +33,9 @@ from dclocal_train.synthetic.scenes import draw_scene
 from dclocal_train.synthetic.word_questions import ask_words, words_caption
 from dclocal_train.synthetic.words import draw_words
 
-CAPTIONS, INSTRUCTIONS = "captions.json", "instruct.json"
+CAPTIONS, FIRST, INSTRUCTIONS = "captions.json", "first.json", "instruct.json"
+EASY = "easy"
+"""A row's mark: a few colours and shapes, by which a model learns to look at the picture at all."""
 CHUNK = 50
 ON_SAMPLE_PAGE = 24
 Rows = tuple[list[dict[str, Any]], list[dict[str, Any]]]
@@ -42,7 +44,8 @@ Rows = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 def _scene(materials: Materials, random_source: random.Random) -> Sample:
     scene = draw_scene(materials.concepts, random_source, materials.photos)
     turns = ask(scene, materials.concepts, random_source)
-    return Sample(scene.image, caption(scene, random_source), turns)
+    easy = all(placed.thing is None for placed in scene.objects)
+    return Sample(scene.image, caption(scene, random_source), turns, {EASY: True} if easy else {})
 
 
 def _words(materials: Materials, random_source: random.Random) -> Sample:
@@ -104,12 +107,13 @@ def _build(config: DataConfig, source_folder: Path | None, folder: Path, progres
         wheel = fetch_sources(("easy_vqa",), source_folder)["easy_vqa"]
         more_captions, more = easy_vqa.build(wheel, folder, pictures=config.pictures["easy_vqa"], seed=config.seed)
         captions += more_captions
-        conversations += more
+        conversations += [{**row, EASY: True} for row in more]
     if config.pictures.get("chatter"):
         llm = fetch_sources(("llm",), source_folder)["llm"]
         samples = chatter(llm, config.pictures["chatter"], config.seed, progress)
         conversations += [conversation_row(f"chatter-{n}", None, sample.turns) for n, sample in enumerate(samples)]
     write_rows(folder / CAPTIONS, captions)
+    write_rows(folder / FIRST, [row for row in conversations if row.get(EASY)])
     write_rows(folder / INSTRUCTIONS, conversations)
 
 
