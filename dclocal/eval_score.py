@@ -43,7 +43,7 @@ class Tally:
 
     @property
     def majority(self) -> float:
-        """The accuracy of the best answer that does not look at the picture."""
+        """The accuracy of the best answer that does not look at what is shown."""
         return self.majority_right / self.asked if self.asked else 0.0
 
     @property
@@ -62,7 +62,10 @@ class Tally:
 
 @dataclass(frozen=True)
 class Score:
-    """A model on a test: `total` and `groups`, in the order of the test; `broken` maps pictures to what is wrong."""
+    """A model on a test: `total` and `groups`, in the order of the test; `broken` maps files to what is wrong.
+
+    `blind` and `middle_frame` say what stood for each picture or video: see `evaluate.run_test`.
+    """
 
     task: str
     model: str
@@ -73,6 +76,7 @@ class Score:
     seconds: float
     broken: Mapping[str, str]
     replies: Sequence[Reply]
+    middle_frame: bool = False
 
     @property
     def asked(self) -> int:
@@ -98,7 +102,14 @@ class Score:
 
 
 def make_score(
-    task: str, model: str, replies: Sequence[Reply], *, blind: bool, seconds: float, broken: Mapping[str, str]
+    task: str,
+    model: str,
+    replies: Sequence[Reply],
+    *,
+    blind: bool,
+    seconds: float,
+    broken: Mapping[str, str],
+    middle_frame: bool = False,
 ) -> Score:
     """Count replies, in all and by group."""
     majority = majority_answers(reply.question for reply in replies)
@@ -107,7 +118,8 @@ def make_score(
         blindly = is_right(reply.question, majority[question_text(reply.question)])
         total = total.plus(reply.right, blindly)
         groups[reply.question.group] = groups[reply.question.group].plus(reply.right, blindly)
-    return Score(task, model, blind, total, dict(groups), len(majority), seconds, dict(broken), list(replies))
+    texts, asked = len(majority), list(replies)
+    return Score(task, model, blind, total, dict(groups), texts, seconds, dict(broken), asked, middle_frame)
 
 
 def question_text(question: Question) -> str:
@@ -164,6 +176,7 @@ def score_json(score: Score) -> dict[str, Any]:
         "task": score.task,
         "model": score.model,
         "blind": score.blind,
+        "middle_frame": score.middle_frame,
         **score.total.as_json(),
         "question_texts": score.question_texts,
         "groups": {name: tally.as_json() for name, tally in score.groups.items()},
@@ -172,7 +185,7 @@ def score_json(score: Score) -> dict[str, Any]:
         "broken": dict(score.broken),
         "mistakes": [
             {
-                "image": reply.question.image,
+                **shown_json(reply.question),
                 "question": reply.question.question,
                 "expected": list(reply.question.answers),
                 "answer": reply.answer,
@@ -182,9 +195,14 @@ def score_json(score: Score) -> dict[str, Any]:
     }
 
 
+def shown_json(question: Question) -> dict[str, str]:
+    """The picture or the video of a question as a row of a test has it."""
+    return {"video": question.video} if question.video else {"image": question.image}
+
+
 def headline(score: Score) -> str:
     """One line: the score, its interval and the time it took."""
-    seen = " with a grey picture" if score.blind else ""
+    seen = _seen(score)
     return (
         f"{score.task}, {score.model}{seen}: {score.right} of {score.asked} right, {_percent(score.accuracy)} "
         f"({_range(score.total)}), in {score.seconds:.0f} s, {score.rate:.1f} questions/s"
@@ -206,6 +224,13 @@ def score_tables(scores: Sequence[Score]) -> list[Table]:
             row += [_percent(tally.accuracy), _range(tally)]
         rows.append([*row, _percent(tallies[0].majority)])
     return [Table(rows, header=[*header, "blind majority"])]
+
+
+def _seen(score: Score) -> str:
+    """What the model was shown, where that is not what the test has."""
+    if score.blind:
+        return " with grey pictures"
+    return " with the middle frame alone" if score.middle_frame else ""
 
 
 def _range(tally: Tally) -> str:

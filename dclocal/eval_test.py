@@ -1,6 +1,6 @@
-"""The format of a test: a folder with pictures and `questions.jsonl`; and when a reply to a question is right.
+"""The format of a test: a folder with pictures, videos and `questions.jsonl`; and when a reply to a question is right.
 
-Nothing in the file is trusted: every row is typed and bounded, and no picture lies outside the folder.
+Nothing in the file is trusted: every row is typed and bounded, and no picture or video lies outside the folder.
 `docs/evaluation.md` tells users the same.
 """
 
@@ -35,7 +35,8 @@ class EvalError(UserError):
 
 @dataclass(frozen=True)
 class Question:
-    """One row of a test: the picture's path within the folder, the question, and the answers that are right.
+    """One row of a test: the path of its picture or its video within the folder (the other is ""), the question, and
+    the answers that are right.
 
     `match` is "exact" or "contains" (see `is_right`); `group` is what scores are told apart by; `line` is where it
     stands in the file, from 1.
@@ -47,17 +48,23 @@ class Question:
     match: str = "exact"
     group: str = DEFAULT_GROUP
     line: int = 0
+    video: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The path of what the question is about, picture or video."""
+        return self.video or self.image
 
 
 def read_test(folder: Path, limit: int | None = None) -> list[Question]:
     """The questions of the test in `folder`, the first `limit` of them; all that are read are checked.
 
     Raises EvalError, which names the line, for a row that the format does not allow or a path that leaves the
-    folder.  Whether a picture can be read shows when it is asked about.
+    folder.  Whether a picture or video can be read shows when it is asked about.
     """
     file = folder / QUESTIONS_FILE
     if not folder.is_dir():
-        raise EvalError(f"{folder} is not a folder", "name a folder with pictures and questions.jsonl")
+        raise EvalError(f"{folder} is not a folder", "name a folder with pictures or videos and questions.jsonl")
     if not file.is_file():
         raise EvalError(f"{folder} has no {QUESTIONS_FILE}", REMEDY)
     root = folder.resolve()
@@ -67,7 +74,7 @@ def read_test(folder: Path, limit: int | None = None) -> list[Question]:
             raise EvalError(f"{file} has more than {MAX_ROWS:,} questions", "split it, or give --limit")
         where = f"{file}, line {number}"
         question = _parsed(line, where, number)
-        _check_path(root, question.image, where)
+        _check_path(root, "video" if question.video else "image", question.shown, where)
         questions.append(question)
         if len(questions) == limit:
             break
@@ -77,7 +84,7 @@ def read_test(folder: Path, limit: int | None = None) -> list[Question]:
 
 
 def write_test(folder: Path, rows: list[dict[str, Any]]) -> None:
-    """Write `questions.jsonl` whole or not at all; each row has image, question, answers, match and group."""
+    """Write `questions.jsonl` whole or not at all; each row has image or video, question, answers, match and group."""
     part = folder / f"{QUESTIONS_FILE}.part"
     part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     part.replace(folder / QUESTIONS_FILE)
@@ -141,13 +148,24 @@ def _parsed(line: bytes, where: str, number: int) -> Question:
         raise EvalError(f"{where} is not JSON in UTF-8 ({error})", "write one JSON object a line") from error
     if not isinstance(row, dict):
         raise EvalError(f"{where} is not an object", REMEDY)
-    image, question = (_text(row, key, where) for key in ("image", "question"))
+    shown, question = (_text(row, key, where) for key in (_shown_key(row, where), "question"))
     match, group = row.get("match", MATCHES[0]), row.get("group", DEFAULT_GROUP)
     if match not in MATCHES:
         raise EvalError(f"{where}: match is {match!r:.60}", f"known: {', '.join(MATCHES)}")
     if not isinstance(group, str) or not group.isprintable() or not 0 < len(group) <= MAX_GROUP:
         raise EvalError(f"{where}: group is {group!r:.60}", f"give a text of at most {MAX_GROUP} characters")
-    return Question(image, question, _answers(row.get("answers"), where), match, group, number)
+    answers = _answers(row.get("answers"), where)
+    image, video = ("", shown) if "video" in row else (shown, "")
+    return Question(image, question, answers, match, group, number, video)
+
+
+def _shown_key(row: dict[str, Any], where: str) -> str:
+    """ "image" or "video", whichever the row has; exactly one."""
+    if "image" in row and "video" in row:
+        raise EvalError(f"{where} has both an image and a video", "give one of them")
+    if "image" not in row and "video" not in row:
+        raise EvalError(f"{where} has neither an image nor a video", "give one of them")
+    return "video" if "video" in row else "image"
 
 
 def _text(row: dict[str, Any], key: str, where: str) -> str:
@@ -166,13 +184,13 @@ def _answers(value: Any, where: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _check_path(root: Path, image: str, where: str) -> None:
+def _check_path(root: Path, kind: str, name: str, where: str) -> None:
     """Refuse a path that leaves the folder, by its letters or through a link."""
-    path = PurePosixPath(image)
-    if not image.isprintable() or "\\" in image or path.is_absolute() or ".." in path.parts:
-        raise EvalError(f"{where}: the image {image!r:.80} leaves the folder", "give a path within it, with /")
-    if not _resolved(root / image).is_relative_to(root):
-        raise EvalError(f"{where}: the image {image!r:.80} is a link out of the folder", "put the picture there")
+    path = PurePosixPath(name)
+    if not name.isprintable() or "\\" in name or path.is_absolute() or ".." in path.parts:
+        raise EvalError(f"{where}: the {kind} {name!r:.80} leaves the folder", "give a path within it, with /")
+    if not _resolved(root / name).is_relative_to(root):
+        raise EvalError(f"{where}: the {kind} {name!r:.80} is a link out of the folder", "put the file there")
 
 
 @lru_cache(maxsize=1 << 12)

@@ -6,15 +6,17 @@ import json
 import time
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dclocal.errors import ImageError, PromptError
 from dclocal.eval_score import Reply, Score, make_score
-from dclocal.eval_test import EvalError, Question, is_right
+from dclocal.eval_test import REMEDY, EvalError, Question, is_right
+from dclocal.eval_videos import OneEncoding, Videos, grey_picture, middle_frame, show_video
 from dclocal.progress import Progress
+from dclocal.video import VideoError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,9 +26,9 @@ if TYPE_CHECKING:
 MIN_ANSWER_TOKENS = 8
 CONTAINING_TOKENS = 64
 """The greatest length of a reply in which an answer is looked for."""
-GREY = (128, 128, 128)
 
 OnReply = Callable[[Reply], None]
+Show = Callable[[Sequence[Question]], "tuple[ChatSession, Sequence[Attachment]]"]
 
 
 @dataclass(frozen=True)
@@ -80,81 +82,103 @@ def run_test(
     load: Callable[[str], Image],
     session: ChatSession,
     *,
+    videos: Videos | None = None,
     blind: bool = False,
     progress: Progress,
     on_reply: OnReply = lambda reply: None,
 ) -> Score:
-    """Ask every question in a conversation of its own; a picture's prefix stays in the KV cache.
+    """Ask every question in a conversation of its own; the prefix of a picture or video stays in the KV cache.
 
-    `load` opens a picture by its name; one that raises ImageError is in the score's `broken` and its questions are
-    not asked.  `blind` shows a grey picture in place of each.  `on_reply` is called after every reply.  Raises
-    EvalError for a question that does not fit the context.
+    `load` opens a picture by its name, `videos` says where videos are and what is shown of them.  What raises
+    ImageError or VideoError is in the score's `broken` and its questions are not asked.  `blind` shows a grey picture
+    in place of each, and of each frame.  `on_reply` is called after every reply.  Raises EvalError for a question that
+    does not fit the context.
     """
     started = time.perf_counter()
     model = session.bundle.manifest.name
     broken: dict[str, str] = {}
     replies: list[Reply] = []
     passed = 0
-    grey = _opened(session, _grey_picture()) if blind else None
-    for name, of_picture in _by_picture(questions).items():
+    show = _shower(session, load, videos, blind)
+    for about_one in _by_shown(questions):
         try:
-            picture = load(name)
-        except ImageError as error:
-            broken[name] = error.problem
+            own, attachments = show(about_one)
+        except (ImageError, VideoError) as error:
+            broken[about_one[0].shown] = error.problem
         else:
-            own, attachment = grey or _opened(session, picture)
-            for question in of_picture:
-                answer = _ask(own, attachment, question)
+            for question in about_one:
+                answer = _ask(own, attachments, question)
                 replies.append(Reply(question, answer, is_right(question, answer)))
                 on_reply(replies[-1])
                 progress(f"asking {model}", passed + 1, len(questions))
                 passed += 1
             continue
-        passed += len(of_picture)
+        passed += len(about_one)
         progress(f"asking {model}", passed, len(questions))
-    seconds = time.perf_counter() - started
-    return make_score(task, model, replies, blind=blind, seconds=seconds, broken=broken)
+    seconds, middle = time.perf_counter() - started, videos is not None and videos.middle_frame
+    return make_score(task, model, replies, blind=blind, seconds=seconds, broken=broken, middle_frame=middle)
 
 
-def _by_picture(questions: Sequence[Question]) -> Mapping[str, list[Question]]:
-    found: dict[str, list[Question]] = defaultdict(list)
+def _by_shown(questions: Sequence[Question]) -> list[list[Question]]:
+    """The questions about one picture or video together, in the order of the first of each."""
+    found: dict[tuple[str, str], list[Question]] = defaultdict(list)
     for question in questions:
-        found[question.image].append(question)
-    return found
+        found[question.image, question.video].append(question)
+    return list(found.values())
 
 
-def _opened(session: ChatSession, picture: Image) -> tuple[ChatSession, Attachment]:
-    """A conversation on one picture, so that its embeddings go when the next one comes."""
+def _shower(session: ChatSession, load: Callable[[str], Image], videos: Videos | None, blind: bool) -> Show:
+    """A function that opens a conversation on what some questions are about, so that its embeddings go with it."""
     from dclocal.chat import ChatSession
 
-    own = ChatSession(session.bundle, session.vision, session.llm)
-    return own, own.attach(picture)
+    vision = OneEncoding(session.vision) if blind else session.vision
+    grey = grey_picture() if blind else None
+
+    def show(about_one: Sequence[Question]) -> tuple[ChatSession, Sequence[Attachment]]:
+        own = ChatSession(session.bundle, vision, session.llm)
+        first = about_one[0]
+        if not first.video:
+            picture = load(first.image)
+            return own, [own.attach(grey or picture)]
+        if videos is None:
+            raise EvalError(f"line {first.line} asks about a video, this test has pictures", REMEDY)
+        file = videos.path(first.video)
+        if videos.middle_frame:
+            picture = middle_frame(file)
+            return own, [own.attach(grey or picture)]
+        longest = max(about_one, key=lambda question: len(session.llm.tokenize(question.question, False)))
+        most = max(map(_answer_tokens, about_one))
+        try:
+            shown = show_video(own, file, videos.frames, blind=blind, question=longest.question, max_tokens=most)
+        except PromptError as error:
+            raise _unaskable(longest, error) from error
+        return own, shown
+
+    return show
 
 
-def _grey_picture() -> Image:
-    from PIL import Image
-
-    return Image.new("RGB", (336, 336), GREY)
-
-
-def _ask(session: ChatSession, attachment: Attachment, question: Question) -> str:
-    """The reply, greedy: an exact one need be no longer than the longest answer has characters."""
+def _ask(session: ChatSession, attachments: Sequence[Attachment], question: Question) -> str:
+    """The reply, greedy."""
     from dclocal.chat import Answered
 
-    longest = max(MIN_ANSWER_TOKENS, *map(len, question.answers))
-    limit = CONTAINING_TOKENS if question.match == "contains" else longest
     session.reset()
     answer = ""
+    limit = _answer_tokens(question)
     try:
-        for event in _events(session, attachment, question, limit):
+        for event in session.ask(question.question, attachments, max_tokens=limit, temperature=0.0):
             if isinstance(event, Answered):
                 answer = event.answer
     except PromptError as error:
-        raise EvalError(
-            f"the question on line {question.line} cannot be asked: {error.problem}", "shorten it"
-        ) from error
+        raise _unaskable(question, error) from error
     return answer
 
 
-def _events(session: ChatSession, attachment: Attachment, question: Question, limit: int) -> Iterator[object]:
-    return session.ask(question.question, [attachment], max_tokens=limit, temperature=0.0)
+def _answer_tokens(question: Question) -> int:
+    """An exact reply need be no longer than the longest answer has characters."""
+    longest = max(MIN_ANSWER_TOKENS, *map(len, question.answers))
+    return CONTAINING_TOKENS if question.match == "contains" else longest
+
+
+def _unaskable(question: Question, error: PromptError) -> EvalError:
+    remedy = error.remedy if question.video else "shorten it"
+    return EvalError(f"the question on line {question.line} cannot be asked: {error.problem}", remedy)

@@ -68,7 +68,7 @@ def test_sizes_are_the_published_ones(name: str) -> None:
     assert (plan.projector_input_width, plan.projector_output_width) == (width, n_embd)
     assert plan.parameters["llm"] == pytest.approx(billions * 1e9, rel=0.01)
     assert plan.parameters["vision"] == pytest.approx(millions * 1e6, rel=0.01)
-    first, last = plan.stages
+    first, *_, last = plan.stages
     assert first.trained == {"vision": 0, "connector": plan.parameters["connector"], "llm": 0}
     assert last.trained["llm"] == pytest.approx(lora * 1e6 if lora else plan.parameters["llm"], rel=0.01)
     assert (last.trained["vision"] > 0) == (name == "siglip-llama3-8b-tuned-vit")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,23 @@ if TYPE_CHECKING:
 Write = Callable[[Mapping[str, Any]], None]
 
 
+@dataclass(frozen=True)
+class Asking:
+    """What is asked of every model, and what is shown."""
+
+    task: str
+    limit: int | None
+    frames: int | None
+    middle_frame: bool
+    blind: bool
+    source_dir: Path | None
+
+
 @click.command(
     "eval",
     epilog="Examples: dclocal eval easy-vqa --limit 500 --json; dclocal eval my-questions/ --blind; "
-    "dclocal eval easy-vqa --checkpoint runs/mine --bundle my-bundle; dclocal eval chat",
+    "dclocal eval easy-vqa --checkpoint runs/mine --bundle my-bundle; dclocal eval video --middle-frame; "
+    "dclocal eval chat",
 )
 @click.argument("task")
 @click.option(
@@ -35,7 +49,9 @@ Write = Callable[[Mapping[str, Any]], None]
     help="A PyTorch checkpoint.  Several models are compared side by side.",
 )
 @click.option("--limit", type=click.IntRange(1), help="Ask at most this many questions.")
-@click.option("--blind", is_flag=True, help="Show a grey picture in place of each.")
+@click.option("--frames", type=click.IntRange(1, 4096), help="Frames of each video.  [default: the bundle's]")
+@click.option("--middle-frame", is_flag=True, help="Show the middle frame of each video alone, as a picture.")
+@click.option("--blind", is_flag=True, help="Show a grey picture in place of each, and of each frame.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write each question with its answer to this JSONL file.")
 @click.option(
     "--from", "source_dir", type=click.Path(path_type=Path), help="A folder with the packages of a named test."
@@ -46,6 +62,8 @@ def evaluate(
     bundles: tuple[str, ...],
     checkpoints: tuple[Path, ...],
     limit: int | None,
+    frames: int | None,
+    middle_frame: bool,
     blind: bool,
     out: Path | None,
     source_dir: Path | None,
@@ -55,15 +73,21 @@ def evaluate(
     (docs/evaluation.md)."""
     from dclocal.eval_tasks import CHAT
 
+    if frames is not None and middle_frame:
+        raise click.UsageError("--frames and --middle-frame both say how many frames: give one")
     names: list[str | None] = [*bundles]
     if not bundles and not checkpoints:
         names = [None]
     with _records(out) as write:
         if task != CHAT:
-            _evaluate_pictures(task, names, checkpoints, limit, blind, source_dir, write, as_json)
+            asking = Asking(task, limit, frames, middle_frame, blind, source_dir)
+            _evaluate_pictures(asking, names, checkpoints, write, as_json)
             return
-        if checkpoints or blind:
-            raise click.UsageError("chat has no pictures and reads bundles alone: leave out --blind and --checkpoint")
+        if checkpoints or blind or middle_frame or frames is not None:
+            raise click.UsageError(
+                "chat has no pictures and reads bundles alone: leave out --blind, --frames, --middle-frame and "
+                "--checkpoint"
+            )
         _evaluate_chat(names, limit, source_dir, write, as_json)
 
 
@@ -87,25 +111,24 @@ def _evaluate_chat(names: list[str | None], limit: int | None, source: Path | No
 
 
 def _evaluate_pictures(
-    task: str,
-    names: list[str | None],
-    checkpoints: tuple[Path, ...],
-    limit: int | None,
-    blind: bool,
-    source_dir: Path | None,
-    write: Write,
-    as_json: bool,
+    asking: Asking, names: list[str | None], checkpoints: tuple[Path, ...], write: Write, as_json: bool
 ) -> None:
+    from dclocal.errors import UserError
     from dclocal.eval_progress import for_questions
     from dclocal.eval_score import named_apart
     from dclocal.eval_tasks import open_test
     from dclocal.eval_test import read_test
+    from dclocal.eval_videos import Videos
     from dclocal.evaluate import folder_loader, run_test
     from dclocal.progress import for_terminal
 
+    task, blind = asking.task, asking.blind
     with for_terminal() as progress:
-        folder = open_test(task, source_dir, progress)
-    questions, load = read_test(folder, limit), folder_loader(folder)
+        folder = open_test(task, asking.source_dir, progress)
+    questions, load = read_test(folder, asking.limit), folder_loader(folder)
+    if (asking.middle_frame or asking.frames) and not any(question.video for question in questions):
+        raise UserError(f"{task} asks about no video", "leave out --frames and --middle-frame")
+    videos = Videos(folder, asking.frames, asking.middle_frame)
     scores = []
     for session in _sessions(names, checkpoints):
         model = session.bundle.manifest.name
@@ -114,7 +137,10 @@ def _evaluate_pictures(
             write({"model": model, **_record(reply)})
 
         with for_questions() as progress:
-            scores.append(run_test(task, questions, load, session, blind=blind, progress=progress, on_reply=on_reply))
+            score = run_test(
+                task, questions, load, session, videos=videos, blind=blind, progress=progress, on_reply=on_reply
+            )
+        scores.append(score)
     _print_scores(task, named_apart(scores), as_json)
 
 
@@ -159,9 +185,11 @@ def _print_scores(task: str, scores: list[Score], as_json: bool) -> None:
 
 
 def _record(reply: Reply) -> dict[str, Any]:
+    from dclocal.eval_score import shown_json
+
     question = reply.question
     return {
-        "image": question.image,
+        **shown_json(question),
         "question": question.question,
         "answers": list(question.answers),
         "match": question.match,

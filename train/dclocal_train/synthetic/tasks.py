@@ -1,6 +1,6 @@
 """Tests that `dclocal eval` finds by name (entry-point group `dclocal.eval_tasks`).
 
-Their pictures and questions are drawn from the same packages as training's, and are never trained on.
+Their pictures, clips and questions are drawn from the same packages as training's, and are never trained on.
 
 What a test draws with is imported when it is first asked for.
 """
@@ -63,6 +63,13 @@ def _scenes(name: str, count: int) -> Build:
     return draw
 
 
+def _clips(materials: Path, folder: Path) -> None:
+    from dclocal_train.synthetic.clip_tests import video_test
+    from dclocal_train.synthetic.things import load_things
+
+    video_test(load_things(materials / "things"), folder)
+
+
 def _written(name: str, count: int) -> Build:
     def draw(materials: Path, folder: Path) -> None:
         from dclocal_train.synthetic import word_tests
@@ -85,5 +92,6 @@ TASKS = {
     "relations": Task(_scenes("relations", 600)),
     "words": Task(_written("words", 500)),
     "charts": Task(_written("charts", 400)),
+    "video": Task(_clips),
 }
-emoji, clipart, existence, counting, relations, words, charts = TASKS.values()
+emoji, clipart, existence, counting, relations, words, charts, video = TASKS.values()
