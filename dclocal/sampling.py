@@ -13,6 +13,8 @@ import numpy as np
 from dclocal.images import printable
 from dclocal.video import Frame, VideoError, VideoReader
 
+LEAD_S = 0.25
+"""From so long before a wanted time on, frames are kept until the next one's time is known."""
 SEEK_FRAMES = 250
 """A gap of more frames than this is jumped, not decoded: x264's greatest distance between key frames."""
 END_TOLERANCE_S = 1.0
@@ -125,6 +127,11 @@ def frames_at(reader: VideoReader, times: Sequence[float], stop: Callable[[], bo
         if reader.info.seekable and (time_s - here) * reader.info.fps > SEEK_FRAMES and reader.next_time_s is not None:
             shown = None
             reader.seek(time_s)
+        passed, longest = _pass_over(reader, time_s - LEAD_S, longest, stop)
+        if passed:
+            shown = None
+            if reader.next_time_s is None or reader.next_time_s > time_s:  # the last one passed over is shown then
+                reader.seek(time_s)
         while reader.next_time_s is not None and (shown is None or reader.next_time_s <= time_s):
             if stop():
                 return
@@ -138,6 +145,17 @@ def frames_at(reader: VideoReader, times: Sequence[float], stop: Callable[[], bo
         if shown.time_s > given:
             given = shown.time_s
             yield shown
+
+
+def _pass_over(reader: VideoReader, end_s: float, longest: float, stop: Callable[[], bool]) -> tuple[int, float]:
+    """Decode frames before `end_s` without making pictures of them; how many, and the longest that any was shown."""
+    passed = 0
+    while reader.next_time_s is not None and reader.next_time_s < end_s and not stop():
+        before = reader.next_time_s
+        reader.skip()
+        passed += 1
+        longest = max(longest, reader.next_time_s - before) if reader.next_time_s is not None else longest
+    return passed, longest
 
 
 def _broken_off(reader: VideoReader, last: Frame, time_s: float, longest: float) -> bool:
