@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dclocal.images import image_key, to_pixels
-from dclocal.manifest import ImageSpec
+from dclocal.manifest import ImageSpec, VideoDefaults
 from dclocal.pooling import pool_tokens
 from dclocal.prefetch import prefetch
 from dclocal.progress import Progress, silent
@@ -35,7 +35,8 @@ TALK_TOKENS = 256
 class VideoRequest:
     """Which frames of a video, and how many tokens of each; None is the bundle's choice or the whole video.
 
-    `fps` frames a second take the place of `frames`; `sample` is uniform or scene.
+    `fps` frames a second take the place of `frames`; `sample` is uniform or scene; `pool` and `times` are as in
+    `manifest.VideoDefaults`.
     """
 
     frames: int | None = None
@@ -44,6 +45,13 @@ class VideoRequest:
     end_s: float | None = None
     sample: str = "uniform"
     tokens_per_frame: int | None = None
+    pool: str | None = None
+    times: bool | None = None
+
+    def over(self, defaults: VideoDefaults) -> VideoDefaults:
+        """The bundle's way with frames, but for what is asked for."""
+        pool = defaults.pool if self.pool is None else self.pool
+        return dataclasses.replace(defaults, pool=pool, times=defaults.times if self.times is None else self.times)
 
 
 @dataclass(frozen=True)
@@ -92,14 +100,15 @@ def attach_video(
     span = open_span(reader, request.start_s, request.end_s, stop)
     wanted = request.frames if request.fps is None else frames_at_rate(span, request.fps)
     manifest = session.bundle.manifest
+    video = request.over(manifest.video)
     count, tokens = plan_video(
         wanted,
         request.tokens_per_frame,
         session.llm.n_ctx,
         _reserved(session, question, max_tokens),
-        choices=frame_choices(manifest.vision, manifest.video.pool),
-        defaults=manifest.video,
-        beside_frame=_tokens_beside(session, span),
+        choices=frame_choices(manifest.vision, video.pool),
+        defaults=video,
+        beside_frame=_tokens_beside(session, video, span),
     )
 
     def frames(closed: Callable[[], bool]) -> Iterator[list[Prepared]]:
@@ -118,7 +127,7 @@ def attach_video(
     attachments, found = [], []
     with closing(prefetch(frames)) as ready:  # type: ignore[type-var]
         for batch in ready:
-            attachments += attach_frames(session, batch, tokens)
+            attachments += attach_frames(session, batch, tokens, video)
             found += [FrameTime(frame.index, round(frame.time_s, 6)) for frame in batch]
             progress("encoding frames", len(found), count)
     if not found:
@@ -149,9 +158,11 @@ def batches(frames: Iterable[Frame], spec: ImageSpec) -> Iterator[list[Prepared]
         yield batch
 
 
-def attach_frames(session: ChatSession, batch: Sequence[Prepared], tokens: int) -> list[Attachment]:
+def attach_frames(
+    session: ChatSession, batch: Sequence[Prepared], tokens: int, video: VideoDefaults
+) -> list[Attachment]:
     """Encode frames at once, keep `tokens` of each, and make them known as pictures of the conversation."""
-    spec, video = session.bundle.manifest.vision, session.bundle.manifest.video
+    spec = session.bundle.manifest.vision
     started = time.perf_counter()
     embeds = session.vision.encode(np.stack([frame.pixels for frame in batch]))
     pooled = pool_tokens(embeds, spec.grid, tokens, video.pool)
@@ -181,9 +192,8 @@ def _reserved(session: ChatSession, question: str | None, max_tokens: int | None
     return text + answer + talk
 
 
-def _tokens_beside(session: ChatSession, span: Span) -> int:
-    manifest, video = session.bundle.manifest, session.bundle.manifest.video
-    beside = len(session.llm.tokenize(manifest.prompt.image_suffix, True))
+def _tokens_beside(session: ChatSession, video: VideoDefaults, span: Span) -> int:
+    beside = len(session.llm.tokenize(session.bundle.manifest.prompt.image_suffix, True))
     return beside + (len(session.llm.tokenize(frame_label(span.duration_s), False)) if video.times else 0)
 
 

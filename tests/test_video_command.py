@@ -107,6 +107,22 @@ def test_pooled_frames_and_whole_pictures_are_kept_apart(tmp_path: Path, still: 
     assert isinstance(answered, Answered) and answered.stats.image_tokens == 5
 
 
+def test_what_is_asked_for_goes_before_the_bundles_way(tmp_path: Path, clip: Path, still: Path) -> None:
+    """Times although the bundle wants none; the maxima of the released code in place of means."""
+    chat = session(tmp_path, "a card", n_ctx=1000)
+    with VideoReader(clip) as reader:
+        video = attach_video(chat, reader, VideoRequest(frames=1, times=True))
+    list(chat.ask("What?", video.attachments))
+    cells = chat.llm.cells  # type: ignore[attr-defined]
+    assert "At 1.0 s: " in "".join(chr(cell) for cell in cells if not isinstance(cell, tuple) and cell > 0)
+    keys = set()
+    for pool in ("area", "max"):
+        with VideoReader(still) as reader:
+            one = attach_video(chat, reader, VideoRequest(frames=1, tokens_per_frame=1, pool=pool))
+        keys.add(one.attachments[0].key)
+    assert len(keys) == 2 and any(key.endswith(":max") for key in keys)
+
+
 def test_what_does_not_fit_is_refused_before_it_is_decoded(tmp_path: Path, clip: Path) -> None:
     chat = session(tmp_path, n_ctx=400)
     with VideoReader(clip) as reader, pytest.raises(PromptError, match="50 frames of 4 tokens and 1 of text are 250"):

@@ -29,6 +29,14 @@ from dclocal.commands.options import model_options, open_chosen, read_question, 
     help="Frames spread evenly, or where the picture changes most.",
 )
 @click.option("--tokens-per-frame", type=click.IntRange(1), help="Tokens to keep of each frame.")
+@click.option(
+    "--pool",
+    type=click.Choice(["area", "bilinear", "max"]),
+    help="Fewer tokens by means of regions, interpolation, or maxima as released.  [default: the bundle's]",
+)
+@click.option(
+    "--times/--no-times", default=None, help="Tell the model when each frame is shown.  [default: the bundle's]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: answer, costs, frames.")
 @model_options
 def video(
@@ -40,6 +48,8 @@ def video(
     end: str | None,
     sample: str,
     tokens_per_frame: int | None,
+    pool: str | None,
+    times: bool | None,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -58,7 +68,7 @@ def video(
     from dclocal.video import VideoReader
 
     start_s, end_s = (None if text is None else parse_time(text) for text in (start, end))
-    request = VideoRequest(frames, fps, start_s, end_s, sample, tokens_per_frame)
+    request = VideoRequest(frames, fps, start_s, end_s, sample, tokens_per_frame, pool, times)
     with VideoReader(file) as reader, for_terminal() as progress:
         session = open_chosen(progress, **model)
         attached = attach_video(
