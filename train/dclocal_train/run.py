@@ -21,11 +21,10 @@ from dclocal_train.config import Recipe, StageConfig, to_plain
 from dclocal_train.data import Encoder, RowDataset, TurnPlan
 from dclocal_train.features import FeatureCache
 from dclocal_train.inputs import CachedFeatures, Pixels, VisionInputs
-from dclocal_train.matmul_attention import prepare_for_cpu
 from dclocal_train.pictures import Pictures, open_pictures
 from dclocal_train.rows import open_rows
 from dclocal_train.stages import prepare_stage
-from dclocal_train.start import start_model, training_dtype
+from dclocal_train.start import start_model
 from dclocal_train.trainer import TRAINED_FILE, load_trained, run_stage
 
 
@@ -44,8 +43,6 @@ def train(recipe: Recipe, source_folder: Path | None) -> Path:
     if state.is_main_process:
         (output / "recipe.json").write_text(json.dumps(to_plain(recipe), indent=2) + "\n", encoding="utf-8")
     model, tokenizer = start_model(recipe, source_folder)
-    if not _has_gpu() and training_dtype(recipe) is torch.bfloat16:
-        prepare_for_cpu(model)
     for done, stage in enumerate(recipe.stages):
         set_seed(recipe.seed)  # so that a stage starts alike whether the one before it has just run or was done
         prepare_stage(model, stage)

@@ -17,6 +17,7 @@ from dclocal_models.registry import BACKBONES, CONNECTORS, lookup
 from dclocal_models.vision import VisionConfig
 from dclocal_models.vlm import DenseConnectorModel, ModelConfig
 from dclocal_train.config import LlmSource, ModelSource, Recipe, RecipeError, TowerSource
+from dclocal_train.matmul_attention import prepare_for_cpu
 
 
 class StartError(UserError):
@@ -25,7 +26,13 @@ class StartError(UserError):
 
 def start_model(recipe: Recipe, source_folder: Path | None) -> tuple[DenseConnectorModel, Any]:
     """The untrained model and its tokenizer; frozen parts are bfloat16 where the recipe's stages are."""
-    dtype = training_dtype(recipe)
+    model, tokenizer = _start(recipe, source_folder, training_dtype(recipe))
+    if training_dtype(recipe) is torch.bfloat16 and not torch.cuda.is_available():
+        prepare_for_cpu(model)
+    return model, tokenizer
+
+
+def _start(recipe: Recipe, source_folder: Path | None, dtype: torch.dtype) -> tuple[DenseConnectorModel, Any]:
     if recipe.start == "dc-tiny":
         from dclocal_models.embedded import pretrained_dc_tiny
         from dclocal_train.sources import fetch_sources
