@@ -24,6 +24,16 @@ ASKING = (
     "What is a common mistake people make about {}?",
     "Write a short poem about {}.",
     "How would you describe {} to a friend?",
+    "Summarize {} in one sentence.",
+    "List five words related to {}.",
+    "Ask me a question about {}.",
+    "What is the history of {}?",
+    "How does {} work?",
+    "Write a headline about {}.",
+    "What do people like about {}?",
+    "Finish this sentence: {} is important because",
+    "Tell me something surprising about {}.",
+    "Where can I learn more about {}?",
 )
 SMALL_TALK = (
     "Hello!",
