@@ -45,7 +45,7 @@ class MediaCard(Vertical, can_focus=True):
 
     async def watch_item(self, before: Item | None, item: Item | None) -> None:
         """Write what has changed."""
-        if item is None or not self.is_mounted:
+        if item is None or not self.children:
             return
         self.query_one(".name", Static).update(Content.assemble((f"[{item.number}] ", "$accent"), clean(item.name)))
         self.query_one(".state", Static).update(Content(clean(state_of(item))))

@@ -58,8 +58,7 @@ class Prompt(TextArea):
         elif event.key == "down" and row == last and self._shown is not None:
             self._show_earlier(1)
         else:
-            await super()._on_key(event)
-            return
+            return  # the text area's own handler comes next
         event.stop()
         event.prevent_default()
 
@@ -69,9 +68,6 @@ class Prompt(TextArea):
             event.stop()
             event.prevent_default()
             self.post_message(PathsPasted(paths))
-        else:
-            await super()._on_paste(event)
-            event.prevent_default()
 
     def _show_earlier(self, step: int) -> None:
         if self._shown is None:

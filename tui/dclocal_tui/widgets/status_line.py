@@ -25,7 +25,7 @@ class StatusLine(Horizontal):
 
     def watch_status(self, status: Status) -> None:
         """Write the line anew."""
-        if not self.is_mounted:
+        if not self.children:
             return
         left = "  ".join(part for part in (status.bundle, status.activity) if part)
         self.query_one("#activity", Label).update(Content(left or "starting"))
