@@ -125,8 +125,9 @@ class MainScreen(Screen[None]):
     @on(Submitted)
     async def _submitted(self, message: Submitted) -> None:
         text = message.text.strip()
-        if text.startswith("/") and not text.startswith("//") and await self._command(text):
-            self.prompt.take()
+        if text.startswith("/"):
+            if await self._command(text):
+                self.prompt.take()
             return
         question, paths, missing = named_media(text)
         if missing:

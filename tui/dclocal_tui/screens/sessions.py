@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
+from textual.binding import Binding
 from textual.containers import Vertical
 from textual.content import Content
 from textual.screen import ModalScreen
@@ -27,7 +28,7 @@ class SessionsScreen(ModalScreen[int | None]):
     BINDINGS: ClassVar = [
         ("escape", "close"),
         ("f2", "rename"),
-        ("delete", "delete"),
+        Binding("delete", "delete", priority=True),
         ("ctrl+s", "export"),
         ("down", "move(1)"),
         ("up", "move(-1)"),
@@ -135,6 +136,9 @@ class SessionsScreen(ModalScreen[int | None]):
     def action_delete(self) -> None:
         """Delete it, at the second press."""
         chosen = self._chosen
+        if self._asking is not None:
+            self.query_one("#asked", Input).action_delete_right()
+            return
         if chosen is None:
             return
         if self._deleting != chosen:
