@@ -1,4 +1,4 @@
-"""Pictures and videos in the app: attached in every way, numbered, prepared while one types, taken off; clear errors."""
+"""Pictures and videos in the app: attached in every way, numbered, prepared while one types; clear errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ asyncio_test = pytest.mark.asyncio
 def cards(bench: Bench) -> list[str]:
     """Name and state of each card."""
     return [
-        f"{card.query_one('.name').render()} | {card.query_one('.state').render()}" for card in bench.main.query(MediaCard)
+        f"{card.query_one('.name').render()} | {card.query_one('.state').render()}"
+        for card in bench.main.query(MediaCard)
     ]
 
 
@@ -88,7 +89,9 @@ async def test_a_path_in_a_question(tmp_path: Path) -> None:
         await bench.ask_and_wait(f"What is @{red}?")
         assert bench.talk.turns[0].text == "What is red.png?" and bench.talk.turns[0].numbers == (1,)
         await bench.ask("What is @/no/such.png?")
-        await bench.until(lambda: any("/no/such.png? does not exist" in n or "/no/such.png" in n for n in bench.notices))
+        await bench.until(
+            lambda: any("/no/such.png? does not exist" in n or "/no/such.png" in n for n in bench.notices)
+        )
         assert len(bench.talk.turns) == 1 and bench.main.prompt.text
 
 
@@ -186,7 +189,7 @@ def test_which_path_is_being_typed() -> None:
 
 def test_paths_in_text(tmp_path: Path) -> None:
     red, spaced = picture(tmp_path), picture(tmp_path, "a b.png")
-    assert named_media(f"Is @{red}, or @\"{spaced}\"?") == ("Is red.png, or a b.png?", [str(red), str(spaced)], [])
+    assert named_media(f'Is @{red}, or @"{spaced}"?') == ("Is red.png, or a b.png?", [str(red), str(spaced)], [])
     assert named_media("mail me@x.org, see @you") == ("mail me@x.org, see @you", [], [])
     assert named_media("@https://x.org/cat.png what?") == ("cat.png what?", ["https://x.org/cat.png"], [])
 

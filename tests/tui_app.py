@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 from PIL import Image
 from textual.pilot import Pilot
 from textual_image.widget import HalfcellImage
@@ -118,5 +117,3 @@ async def running(
             await pilot.pause()
             yield Bench(app, pilot, scripted, folder)
         app.recorder.close()
-
-

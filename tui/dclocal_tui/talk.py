@@ -270,7 +270,7 @@ class Talk:
         if mine:
             await self._take_back(reason)
         elif item is not None and failed:
-            self.shelf.change(item.number, error=reason)
+            self.shelf.change(item.number, error=reason.replace(str(item.media.source), item.name))
             self.view.show_media(self.shelf.items)
             if self.pending is not None and item.number in self.turns[-1].numbers:
                 await self._take_back(f"{item.name} cannot be shown")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from textual.app import ComposeResult
-from textual.containers import VerticalScroll
+from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
@@ -26,4 +26,8 @@ class HelpScreen(ModalScreen[None]):
         with VerticalScroll(classes="box") as box:
             box.border_title, box.border_subtitle = "Keys", "Esc closes"
             for key, text in rows:
-                yield Static(Content.assemble((key.ljust(width + 2), "bold $accent"), text))
+                with Horizontal():
+                    name = Static(Content.styled(key, "bold $accent"))
+                    name.styles.width = width + 2
+                    yield name
+                    yield Static(text, classes="what")

@@ -39,7 +39,7 @@ EDITING = "editing the last question · Esc leaves it"
 class MainScreen(Screen[None]):
     """Shows one conversation; is the `View` of its Talk."""
 
-    HORIZONTAL_BREAKPOINTS: ClassVar = [(0, "-narrow"), (100, "-wide")]
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012
     BINDINGS: ClassVar = [*BINDINGS, ("pageup", "scroll(-1)"), ("pagedown", "scroll(1)")]
     app: DclocalApp
 

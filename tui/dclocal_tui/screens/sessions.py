@@ -19,7 +19,7 @@ from textual.widgets.option_list import Option
 from dclocal.errors import UserError
 from dclocal.history import History
 
-KEYS = "Enter opens · F2 renames · Delete deletes · Ctrl+S exports · Esc closes"
+KEYS = "Enter opens · F2 renames · Del deletes · ^S exports · Esc"
 
 
 class SessionsScreen(ModalScreen[int | None]):
