@@ -345,9 +345,8 @@ class Talk:
         self._show_status()
 
     def _show_status(self) -> None:
-        activity = next(iter(self._steps.values()), "")
-        if self.pending is not None and self.pending.request in self._steps and self.pending.started:
-            activity = self._steps[self.pending.request]
+        answering = self._steps.get(self.pending.request or 0, "") if self.pending is not None else ""
+        activity = answering or next(iter(self._steps.values()), "")
         self.status = replace(self.status, activity="the model has ended" if self.dead else activity)
         self.view.show_status(self.status)
 
