@@ -25,7 +25,7 @@ async def test_a_question_is_answered_and_costs_are_shown(tmp_path: Path) -> Non
 
 
 async def test_typing_works_while_the_model_loads(tmp_path: Path) -> None:
-    async with running(tmp_path, ["yes"], load_s=0.8) as bench:
+    async with running(tmp_path, ["yes"], load_s=1.5) as bench:
         await bench.pilot.press(*"hello")
         assert bench.main.prompt.text == "hello"
         assert "loading" in bench.text_of("#activity")

@@ -148,7 +148,7 @@ async def test_a_crash_in_mid_answer_keeps_what_was_shown(tmp_path: Path) -> Non
 
 
 async def test_a_crash_before_the_first_word_gives_the_question_and_its_picture_back(tmp_path: Path) -> None:
-    async with running(tmp_path, ["red"], load_s=0.5, media=[picture(tmp_path)]) as bench:
+    async with running(tmp_path, ["red"], load_s=1.5, media=[picture(tmp_path)]) as bench:
         await bench.ask("Which colour?")
         bench.engine.die()
         await bench.until(lambda: bench.talk.dead)

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
 from textual.containers import Container, Vertical
-from textual.screen import Screen
 
 from dclocal.errors import UserError
 from dclocal_tui.example import QUESTION, example
 from dclocal_tui.keys import BINDINGS
 from dclocal_tui.messages import FragmentChanged, PathsPasted, RemoveWanted, Submitted
 from dclocal_tui.paths import complete, media_of, named_media
-from dclocal_tui.recorder import questions_and_answers
-from dclocal_tui.reopen import from_history
+from dclocal_tui.screens.dialogs import Dialogs
 from dclocal_tui.shelf import Item
 from dclocal_tui.state import Status, Turn
 from dclocal_tui.talk import Talk
@@ -29,25 +27,20 @@ from dclocal_tui.widgets.prompt import Prompt
 from dclocal_tui.widgets.status_line import StatusLine
 from dclocal_tui.widgets.welcome import Welcome
 
-if TYPE_CHECKING:
-    from dclocal_tui.app import DclocalApp
-
 HINT = "Enter sends · Ctrl+J new line · F1 help"
 EDITING = "editing the last question · Esc leaves it"
 
 
-class MainScreen(Screen[None]):
+class MainScreen(Dialogs):
     """Shows one conversation; is the `View` of its Talk."""
 
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012
     BINDINGS: ClassVar = [*BINDINGS, ("pageup", "scroll(-1)"), ("pagedown", "scroll(1)")]
-    app: DclocalApp
 
     def __init__(self, first_run: bool):
         super().__init__()
         self._first_run = first_run
         self._editing = False
-        self.talk: Talk
 
     def compose(self) -> ComposeResult:
         """From top to bottom."""
@@ -106,10 +99,6 @@ class MainScreen(Screen[None]):
     def show_status(self, status: Status) -> None:
         """Show this in the status line."""
         self.query_one(StatusLine).status = status
-
-    def tell(self, text: str, severity: str = "information") -> None:
-        """Tell the user something for a few seconds."""
-        self.notify(text, severity=severity, markup=False, timeout=8)  # type: ignore[arg-type]
 
     def give_back(self, text: str) -> None:
         """Put a question back, unless something else is typed by now."""
@@ -252,61 +241,3 @@ class MainScreen(Screen[None]):
             conversation.scroll_page_up()
         else:
             conversation.scroll_page_down()
-
-    def action_help(self) -> None:
-        """Show all keys."""
-        from dclocal_tui.screens.help import HelpScreen
-
-        self.app.push_screen(HelpScreen())
-
-    def action_log(self) -> None:
-        """Show the engine's log."""
-        from dclocal_tui.screens.log import LogScreen
-
-        self.app.push_screen(LogScreen(self.app.log_file))
-
-    @work
-    async def action_sessions(self) -> None:
-        """Choose a conversation to take up."""
-        from dclocal_tui.screens.sessions import SessionsScreen
-
-        self.app.recorder.wait()
-        current = self.app.recorder.session
-        chosen = await self.app.push_screen_wait(SessionsScreen(self.app.history, current, self.app.export))
-        if chosen is not None:
-            await self._reopen(chosen)
-        elif current is not None and not self.app.has_session(current):
-            await self.action_new()
-
-    async def _reopen(self, session: int) -> None:
-        if self.talk.dead:
-            self.tell("press F5 to start the model again first", "warning")
-            return
-        try:
-            saved = self.app.history.load(session)
-        except UserError as error:
-            self.tell(str(error), "error")
-            return
-        turns, said, shelf, unanswered = from_history(
-            questions_and_answers(saved), lambda source: media_of(source, self.app.settings.frames)
-        )
-        await self.talk.reopen(session, turns, said, shelf)
-        self.give_back(unanswered)
-
-    @work
-    async def action_settings(self) -> None:
-        """Change the settings."""
-        from dclocal_tui.screens.settings import SettingsScreen
-
-        changed = await self.app.push_screen_wait(SettingsScreen(self.app.settings, self.app.save_settings))
-        if changed is not None:
-            self.tell("saved; another system prompt counts from the next conversation on")
-
-    @work
-    async def action_bundles(self) -> None:
-        """Choose another bundle."""
-        from dclocal_tui.screens.bundles import BundlesScreen
-
-        chosen = await self.app.push_screen_wait(BundlesScreen(self.talk.status.bundle))
-        if chosen is not None and self.talk.pending is None and not self.talk.dead:
-            self.talk.open(chosen)
