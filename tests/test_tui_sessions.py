@@ -241,3 +241,21 @@ async def test_quit(tmp_path: Path) -> None:
     async with running(tmp_path) as bench:
         await bench.pilot.press("ctrl+q")
         await bench.until(lambda: not bench.app.is_running or bench.app._exit)
+
+
+async def test_a_long_conversation_opens_at_its_end(tmp_path: Path) -> None:
+    history = History(tmp_path)
+    session = history.create("many", "fake")
+    for number in range(60):
+        history.append(session, "user", f"question {number}")
+        history.append(session, "assistant", f"answer {number}", stop_reason="end")
+    async with running(tmp_path, ["new", "other"], history=history, n_ctx=40_000) as bench:
+        await open_sessions(bench)
+        await bench.pilot.press("enter")
+        await bench.until(lambda: bench.answers and bench.answers[-1] == "answer 59")
+        await bench.until_idle()
+        assert len(bench.exchanges) == 40 and "20 earlier" in bench.text_of("#earlier")
+        await bench.ask_and_wait("More?")
+        await bench.pilot.press("ctrl+r")
+        await bench.until(lambda: bench.answers[-2:] == ["answer 59", "other"])
+        assert len(bench.engine.conversation) == 61

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from textual import work
@@ -48,7 +49,7 @@ class Dialogs(Screen[None]):
         """Choose a conversation to take up."""
         from dclocal_tui.screens.sessions import SessionsScreen
 
-        self.app.recorder.wait()
+        await asyncio.to_thread(self.app.recorder.wait)
         current = self.app.recorder.session
         chosen = await self.app.push_screen_wait(SessionsScreen(self.app.history, current, self.app.export))
         if chosen is not None:

@@ -74,6 +74,8 @@ class MainScreen(Dialogs):
     @work
     async def _take_events(self) -> None:
         async for event in self.app.engine.events():
+            if not self.query(StatusLine):  # the screen is being taken down
+                return
             await self.talk.handle(event)
             await asyncio.sleep(0)  # keys go before a backlog of events
 
