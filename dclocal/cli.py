@@ -32,9 +32,13 @@ COMMANDS = {
 }
 ENTRY_POINTS = "dclocal.commands"
 # Short helps of our own plug-in commands; another package's say where they come from.
-PLUGIN_HELPS = {"train": "Train a model by a recipe.", "export": "Write a checkpoint as a quantized bundle."}
+PLUGIN_HELPS = {
+    "train": "Train a model by a recipe.",
+    "export": "Write a checkpoint as a quantized bundle.",
+    "tui": "Chat in the terminal, full screen.",
+}
 # What only an extra installs: package → extra
-EXTRAS = {"torch": "train", "transformers": "train", "accelerate": "train", "peft": "train", "optimum": "export"}
+EXTRAS = {"textual": "tui", "torch": "train", "transformers": "train", "accelerate": "train", "peft": "train", "optimum": "export"}
 
 
 class ClosedPipe(Exception):

@@ -1,0 +1,47 @@
+"""`dclocal tui`: the terminal app."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from dclocal.errors import ImageError, UserError
+
+
+class TerminalUnfit(UserError):
+    """There is no terminal that the app can draw on."""
+
+
+class ExtraMissing(UserError):
+    """What the app stands on is not installed."""
+
+
+@click.command(epilog="Examples: dclocal tui; dclocal tui photo.jpg clip.mp4 --bundle dc-tiny")
+@click.argument("media", nargs=-1, metavar="[MEDIA]...", type=click.Path())
+@click.option(
+    "--bundle", "bundle_name", metavar="BUNDLE", help="A bundle's name, folder or .dcb file.  [default: dc-tiny]"
+)
+def tui(media: tuple[str, ...], bundle_name: str | None) -> None:
+    """Chat with pictures and videos in the terminal, full screen."""
+    _check_terminal()
+    for path in media:
+        if not path.lower().startswith(("http://", "https://")) and not os.path.exists(os.path.expanduser(path)):
+            raise ImageError(f"{path} does not exist", "check the path")
+    try:
+        import textual  # noqa: F401
+        import textual_image  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ExtraMissing(f"this needs {error.name}", "pip install 'dclocal[tui]'") from error
+    from dclocal_tui.run import run
+
+    run(media, bundle_name)
+
+
+def _check_terminal() -> None:
+    """Refuse what cannot be drawn on, before anything is changed there."""
+    if not (sys.stdin and sys.stdin.isatty() and sys.stdout and sys.stdout.isatty()):
+        raise TerminalUnfit("the app needs a terminal for input and output", "use dclocal chat IMAGE -p TEXT here")
+    if os.environ.get("TERM", "") in ("", "dumb") and sys.platform != "win32":
+        raise TerminalUnfit("TERM=dumb cannot show the app", "use dclocal chat IMAGE, or set TERM=xterm-256color")

@@ -1,0 +1,37 @@
+"""What widgets tell the screen above them."""
+
+from __future__ import annotations
+
+from textual.message import Message
+
+
+class Submitted(Message):
+    """The user sends what is typed."""
+
+    def __init__(self, text: str):
+        self.text = text
+        super().__init__()
+
+
+class PathsPasted(Message):
+    """Media files were pasted, or dropped on the terminal."""
+
+    def __init__(self, paths: list[str]):
+        self.paths = paths
+        super().__init__()
+
+
+class RemoveWanted(Message):
+    """The user wants a medium taken off."""
+
+    def __init__(self, number: int):
+        self.number = number
+        super().__init__()
+
+
+class FragmentChanged(Message):
+    """A path is being typed, None: it is not any more."""
+
+    def __init__(self, fragment: str | None):
+        self.fragment = fragment
+        super().__init__()

@@ -1,0 +1,1 @@
+"""One screen a file: what fills the terminal or lies over it."""
