@@ -38,7 +38,14 @@ PLUGIN_HELPS = {
     "tui": "Chat in the terminal, full screen.",
 }
 # What only an extra installs: package → extra
-EXTRAS = {"textual": "tui", "torch": "train", "transformers": "train", "accelerate": "train", "peft": "train", "optimum": "export"}
+EXTRAS = {
+    "textual": "tui",
+    "torch": "train",
+    "transformers": "train",
+    "accelerate": "train",
+    "peft": "train",
+    "optimum": "export",
+}
 
 
 class ClosedPipe(Exception):
