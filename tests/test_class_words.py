@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.special import softmax
 
-from dclocal_models.class_words import SHARPNESS, ClassWords, name_embeddings
+from dclocal_models.class_words import SHARPNESS, ClassWords, ThingWords, name_embeddings
 from dclocal_models.embedded import class_names
 from dclocal_train.imprint import GRID, NOTHING, imprint_tensors, join_imprints
 
@@ -17,7 +17,7 @@ from dclocal_train.imprint import GRID, NOTHING, imprint_tensors, join_imprints
 @pytest.fixture
 def words() -> ClassWords:
     torch.manual_seed(0)
-    module = ClassWords(channels=16, classes=10, n_embd=8)
+    module = ClassWords(width=16, classes=10, n_embd=8)
     state = {"weight": torch.randn(10, 16), "bias": torch.randn(10), "names": torch.randn(10, 8)}
     module.load_state_dict({**state, "gain": torch.tensor([0.7, 1.3])})
     return module
@@ -26,13 +26,34 @@ def words() -> ClassWords:
 def test_words_are_the_expected_names_of_each_place_and_of_the_whole(words: ClassWords) -> None:
     features = np.random.default_rng(0).random((2, 16, 3, 4), np.float32) * 3
     weight, bias, names = (tensor.numpy() for tensor in (words.weight, words.bias, words.names))
-    found = words(torch.from_numpy(features)).detach().numpy()
+    places = torch.from_numpy(features).flatten(2).transpose(1, 2)
+    found = words(places).detach().numpy()
     assert found.shape == (2, 12, 8)
     for image in range(2):
         whole = softmax(SHARPNESS * (weight @ features[image].mean((1, 2)) + bias)) @ names
         for place in range(12):
             here = softmax(weight @ features[image, :, place // 4, place % 4] + bias) @ names
             np.testing.assert_allclose(found[image, place], 0.7 * here + 1.3 * whole, atol=1e-4)
+
+
+def test_words_of_things_say_the_likeliest_of_all_places_as_loud_as_things_cover_the_picture() -> None:
+    numbers = np.random.default_rng(0)
+    module = ThingWords(width=6, classes=4, n_embd=3)
+    weight, bias, names = (
+        numbers.random((4, 6), np.float32),
+        numbers.random(4, np.float32),
+        np.eye(4, 3, dtype=np.float32),
+    )
+    state = {key: torch.from_numpy(value) for key, value in (("weight", weight), ("bias", bias), ("names", names))}
+    module.load_state_dict({**state, "gain": torch.tensor([0.5, 2.0])})
+    features = numbers.random((2, 5, 6), np.float32) * 4
+    probabilities = softmax(features @ weight.T + bias, axis=-1)
+    whole = np.zeros((2, 1, 4))
+    for picture in range(2):
+        things = probabilities[picture].mean(0)[:3]
+        whole[picture, 0, :3] = things**2 / (things**2).sum() * things.sum()
+    expected = (0.5 * probabilities + 2 * whole) @ names
+    np.testing.assert_allclose(module(torch.from_numpy(features)).detach().numpy(), expected, atol=1e-5)
 
 
 def test_only_the_gain_is_trained(words: ClassWords) -> None:

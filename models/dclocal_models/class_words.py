@@ -1,8 +1,9 @@
-"""What a convolutional tower was first trained to tell, said in the language model's own words.
+"""What classifiers tell of the features, said in the language model's own words.
 
-The tower's published weights come with a classifier.  Its answer at every place of the map, and for the picture
-as a whole, is turned into the mean embedding of the likely classes' names and added to the visual tokens.  So
-the language model meets the word "cat" where a cat is, also for photographs of what the connector never saw.
+A convolutional tower's published weights come with a classifier.  Its answer at every place of the map, and for the
+picture as a whole, is turned into the mean embedding of the likely classes' names and added to the visual tokens.
+So the language model meets the word "cat" where a cat is, also for photographs of what the connector never saw.  A
+second classifier, of all layers' features, tells the things that training pictures show.
 """
 
 from __future__ import annotations
@@ -18,32 +19,54 @@ SHARPNESS = 2.0
 KEPT_UNDER_IMPRINT = 0.5
 
 
-class ClassWords(nn.Module):
-    """A convolutional map to words: `[n, channels, r, c]` to `[n, tokens, n_embd]`.
+class Words(nn.Module):
+    """A frozen classifier of features, its answers said as names: the mean embedding of the likely classes' names.
 
-    The classifier (`weight` `[classes, channels]`, `bias`) and the names' embeddings (`names`
-    `[classes, n_embd]`) stay as they are: classes that no training picture shows would drift.  Trained is how loudly
-    each of the two is said, the place's words and the picture's (`gain`).
+    `weight` `[classes, width]`, `bias` and the names' embeddings (`names` `[classes, n_embd]`) stay as they are:
+    classes that few training pictures show would drift.  Trained is how loudly each of the two is said, what a place
+    shows and what the picture shows as a whole (`gain`).
     """
 
     weight: Tensor
     bias: Tensor
     names: Tensor
 
-    def __init__(self, channels: int, classes: int, n_embd: int):
+    def __init__(self, width: int, classes: int, n_embd: int):
         super().__init__()
-        self.register_buffer("weight", torch.zeros(classes, channels))
+        self.register_buffer("weight", torch.zeros(classes, width))
         self.register_buffer("bias", torch.zeros(classes))
         self.register_buffer("names", torch.zeros(classes, n_embd))
         self.gain = nn.Parameter(torch.ones(2))
 
-    def forward(self, conv_map: Tensor) -> Tensor:
-        """The words of every place of the map, row by row."""
-        places = conv_map.flatten(2).transpose(1, 2)
-        logits = functional.linear(places, self.weight, self.bias)
+    def forward(self, features: Tensor) -> Tensor:
+        """The words of every place: `[n, tokens, width]` to `[n, tokens, n_embd]`."""
+        logits = functional.linear(features, self.weight, self.bias)
         here = logits.softmax(-1)
-        everywhere = (SHARPNESS * logits.mean(1, keepdim=True)).softmax(-1)
-        return (self.gain[0] * here + self.gain[1] * everywhere) @ self.names
+        return (self.gain[0] * here + self.gain[1] * self.everywhere(logits, here)) @ self.names
+
+    def everywhere(self, logits: Tensor, here: Tensor) -> Tensor:
+        """The whole picture's probabilities `[n, 1, classes]` from its places' logits and probabilities."""
+        raise NotImplementedError
+
+
+class ThingWords(Words):
+    """Words of a classifier that was trained beforehand on pictures whose things are known at every place
+    (`dclocal_train.thing_words`).  Its last class is nothing, whose name is zero."""
+
+    def everywhere(self, logits: Tensor, here: Tensor) -> Tensor:
+        """The mean over places, squared so that the likeliest stand out, as loud as things cover the picture."""
+        things = here[..., :-1].mean(1, keepdim=True)
+        squared = things.square()
+        sharpened = squared / squared.sum(-1, keepdim=True).clamp(min=1e-8) * things.sum(-1, keepdim=True)
+        return functional.pad(sharpened, (0, 1))
+
+
+class ClassWords(Words):
+    """Words of the classifier that came with a convolutional tower, which knows one class a picture."""
+
+    def everywhere(self, logits: Tensor, here: Tensor) -> Tensor:
+        """The classifier's answer to the mean of the map, sharpened."""
+        return (SHARPNESS * logits.mean(1, keepdim=True)).softmax(-1)
 
     def imprint(self, conv_map: Tensor, classes: Tensor, strength: Tensor) -> Tensor:
         """The map as if it showed these classes.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dclocal_models.class_words import ClassWords
+from dclocal_models.class_words import ClassWords, ThingWords
 from dclocal_models.mining import PatchInfoMining
 
 TOKEN_STRIDE = 8  # STI pools, or convolves, runs of eight tokens
@@ -35,7 +35,8 @@ class ConnectorConfig:
     columns) after the interpolation, by default half of each side.  `fusion`: how a second, convolutional
     tower's map joins: "concat" on the channel axis, or "mining" (Mini-Gemini), by which the final feature takes up
     what it finds there before the dense ones join it.  `classes`: how many classes the second tower's own classifier
-    tells, whose names then join the tokens (`class_words`); 0 for none.
+    tells, whose names then join the tokens (`class_words`); `things`: how many classes a classifier of all features
+    tells besides (`dclocal_models.class_words`), the last one nothing; 0 for none.
     """
 
     kind: str = "dci"
@@ -47,6 +48,7 @@ class ConnectorConfig:
     token_grid: tuple[int, int] | None = None
     fusion: str = "concat"
     classes: int = 0
+    things: int = 0
 
     def __post_init__(self) -> None:
         if self.reduce not in ("mean", "sum"):
@@ -109,6 +111,11 @@ class Connector(nn.Module):
             if not conv_channels:
                 raise ValueError("classes are told by a convolutional tower, and this backbone has none")
             self.class_words = ClassWords(conv_channels, config.classes, n_embd)
+        self.thing_words: ThingWords | None = None
+        if config.things:
+            if self.extra_tokens():
+                raise ValueError(f"connector {config.kind} adds tokens, so no classifier of places can join it")
+            self.thing_words = ThingWords(self.dense_width + conv_channels, config.things, n_embd)
         joined = conv_channels if config.fusion == "concat" else 0
         self.projector = nn.Sequential(
             nn.Linear(self.dense_width + joined, n_embd), nn.GELU(), nn.Linear(n_embd, n_embd)
@@ -151,8 +158,16 @@ class Connector(nn.Module):
             features = torch.cat([dense, resampled.flatten(2).transpose(1, 2)], dim=-1)
         embeds = self._interpolate(self.projector(features))
         if self.class_words is not None and conv_map is not None:
-            embeds = embeds + self.class_words(resample(conv_map, self.token_grid))
+            embeds = embeds + self.class_words(resample(conv_map, self.token_grid).flatten(2).transpose(1, 2))
+        if self.thing_words is not None:
+            embeds = embeds + self.thing_words(self.place_features(dense, conv_map))
         return embeds
+
+    def place_features(self, dense: Tensor, conv_map: Tensor | None) -> Tensor:
+        """All features at the places of the visual tokens, `[n, tokens, dense_width + conv_channels]`."""
+        as_map = dense.transpose(1, 2).unflatten(2, self.grid)
+        maps = [as_map] if conv_map is None else [as_map, conv_map]
+        return torch.cat([resample(each.float(), self.token_grid) for each in maps], 1).flatten(2).transpose(1, 2)
 
     def forward(self, hidden_states: Sequence[Tensor], conv_map: Tensor | None = None) -> Tensor:
         return self.project(self.integrate(hidden_states), conv_map)

@@ -38,7 +38,14 @@ DC_TINY = ModelConfig(
         },
     ),
     connector=ConnectorConfig(
-        kind="dci", final_layer=-1, first_layer=1, groups=2, reduce="mean", token_grid=(12, 12), classes=1000
+        kind="dci",
+        final_layer=-1,
+        first_layer=1,
+        groups=2,
+        reduce="mean",
+        token_grid=(12, 12),
+        classes=1000,
+        things=1087,
     ),
     prompt="chatml",
 )

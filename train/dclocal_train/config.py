@@ -108,6 +108,22 @@ class StageConfig:
 
 
 @dataclass(frozen=True)
+class ThingWordsConfig:
+    """How the classifier of things is trained before the first stage (`dclocal_train.thing_words`): `rounds` pictures
+    of each drawing, `epochs` over their places; `gain` is how loudly its words are said at first, a place's and the
+    whole picture's."""
+
+    rounds: int
+    epochs: int
+    batch_size: int = 1536
+    learning_rate: float = 2.0e-3
+    weight_decay: float = 0.05
+    dropout: float = 0.3
+    label_smoothing: float = 0.05
+    gain: tuple[float, float] = (1.0, 2.0)
+
+
+@dataclass(frozen=True)
 class TowerSource(VisionConfig):
     """A vision backbone and where its weights come from, a hub name or a folder; None: random weights."""
 
@@ -143,7 +159,8 @@ class Recipe:
     """A whole training: where it starts, its data, its stages in order and its seed.
 
     `start`: "dc-tiny" (the embedded default's parts), "model" (what `model` describes), or a checkpoint's folder.
-    `data` is a folder, or what `--build-data` makes.  `gpus` is the count that the recipe was made for.
+    `data` is a folder, or what `--build-data` makes.  `things`, where the model has thing words, says how they are
+    made.  `gpus` is the count that the recipe was made for.
     `loggers`: names of transformers' reporters, such as tensorboard and wandb.
     """
 
@@ -153,6 +170,7 @@ class Recipe:
     data: DataConfig
     stages: tuple[StageConfig, ...]
     model: ModelSource | None = None
+    things: ThingWordsConfig | None = None
     seed: int = 0
     gpus: int = 1
     loggers: tuple[str, ...] = ("tensorboard",)

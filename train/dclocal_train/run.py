@@ -42,7 +42,7 @@ def train(recipe: Recipe, source_folder: Path | None) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     if state.is_main_process:
         (output / "recipe.json").write_text(json.dumps(to_plain(recipe), indent=2) + "\n", encoding="utf-8")
-    model, tokenizer = start_model(recipe, source_folder)
+    model, tokenizer = begin(recipe, source_folder)
     for done, stage in enumerate(recipe.stages):
         set_seed(recipe.seed)  # so that a stage starts alike whether the one before it has just run or was done
         prepare_stage(model, stage)
@@ -66,11 +66,24 @@ def train(recipe: Recipe, source_folder: Path | None) -> Path:
     return checkpoint
 
 
+def begin(recipe: Recipe, source_folder: Path | None) -> tuple[DenseConnectorModel, Any]:
+    """What the first stage starts from: `start_model`'s, with its thing words where the recipe has some."""
+    from accelerate import PartialState
+
+    model, tokenizer = start_model(recipe, source_folder)
+    if recipe.things is not None:
+        from dclocal_train.thing_words import fit_thing_words
+
+        with PartialState().main_process_first():
+            fit_thing_words(model, tokenizer, recipe.things, Path(recipe.output), source_folder)
+    return model, tokenizer
+
+
 def trained_model(
     recipe: Recipe, source_folder: Path | None, stages: Sequence[StageConfig]
 ) -> tuple[DenseConnectorModel, Any]:
     """The model after these stages, put together anew from what each of them wrote."""
-    model, tokenizer = start_model(recipe, source_folder)
+    model, tokenizer = begin(recipe, source_folder)
     for stage in stages:
         prepare_stage(model, stage)
         load_trained(model, Path(recipe.output) / stage.name / TRAINED_FILE)

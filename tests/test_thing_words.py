@@ -1,0 +1,101 @@
+"""The classifier of things: which places it is shown, and that it finds what can be told from features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from dclocal_models.class_words import ThingWords
+from dclocal_train.config import ThingWordsConfig
+from dclocal_train.thing_words import FILE, PLACES, Places, _chosen, _pixels, fit, fit_thing_words
+
+
+def test_places_that_are_covered_show_the_thing_and_bare_ones_nothing() -> None:
+    cover = torch.tensor([0.0, 0.0, 0.0, 1.0, 0.5, 0.0])
+    chosen, shown = _chosen(torch.eye(6), cover)
+    assert shown.tolist() == [True] * (2 + PLACES) + [False]
+    np.testing.assert_allclose(chosen[0], [0, 0, 0, 2 / 3, 1 / 3, 0], atol=1e-6)
+    np.testing.assert_allclose(chosen[1], np.full(6, 1 / 6), atol=1e-6)
+    assert {int(place.argmax()) for place in chosen[2:-1]} <= {3, 4}
+    assert int(chosen[-1].argmax()) in (0, 1, 2, 5)
+
+
+def test_a_picture_that_is_covered_everywhere_shows_no_nothing() -> None:
+    chosen, shown = _chosen(torch.eye(4), torch.ones(4))
+    assert len(chosen) == 2 + PLACES and bool(shown.all())
+
+
+def test_the_classifier_takes_features_as_they_are() -> None:
+    """Features of very unlike scales: what normalises them in training is part of the weights."""
+    torch.manual_seed(0)
+    classes = torch.randint(3, (600,))
+    centres = torch.tensor([[0.0, 500.0], [0.02, 500.0], [0.0, 900.0]])
+    features = centres[classes] + torch.randn(600, 2) * torch.tensor([0.002, 30.0])
+    config = ThingWordsConfig(rounds=1, epochs=60, batch_size=60, learning_rate=0.05, dropout=0.0)
+    weight, bias = fit(Places(features.half(), classes), 3, config)
+    told = (features @ weight.T + bias).argmax(1)
+    assert float((told == classes).float().mean()) > 0.98
+
+
+def test_pixels_are_normalised_as_the_model_takes_them() -> None:
+    from PIL import Image
+
+    vision = SimpleNamespace(image_mean=(0.5, 0.25, 0.0), image_std=(0.5, 0.25, 1.0))
+    model = SimpleNamespace(config=SimpleNamespace(vision=vision))
+    pixels = _pixels(Image.new("RGB", (3, 2), (255, 0, 51)), model)  # type: ignore[arg-type]
+    assert pixels.shape == (3, 2, 3)
+    np.testing.assert_allclose(pixels[:, 0, 0], [1.0, -1.0, 0.2], atol=1e-6)
+
+
+def test_words_that_were_trained_before_are_taken_from_their_file(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    state = {"weight": torch.rand(3, 5), "bias": torch.rand(3), "names": torch.rand(3, 4)}
+    save_file(state, tmp_path / FILE)
+    words = ThingWords(5, 3, 4)
+    model = SimpleNamespace(connector=SimpleNamespace(thing_words=words))
+    config = ThingWordsConfig(rounds=1, epochs=1, gain=(0.5, 3.0))
+    fit_thing_words(model, None, config, tmp_path, None)  # type: ignore[arg-type]
+    assert words.gain.tolist() == [0.5, 3.0] and torch.equal(words.weight, state["weight"])
+
+
+def test_a_model_for_another_count_of_things_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dclocal_train.thing_words as module
+
+    concepts = SimpleNamespace(names=("apple", "pear"))
+    monkeypatch.setattr(module, "build_materials", lambda source_folder: tmp_path)
+    monkeypatch.setattr(module, "load_materials", lambda folder: SimpleNamespace(concepts=concepts, photos=()))
+    model = SimpleNamespace(connector=SimpleNamespace(thing_words=ThingWords(5, 2, 4)))
+    with pytest.raises(ValueError, match="2 things are drawn, and nothing; the model tells 2 classes"):
+        fit_thing_words(model, None, ThingWordsConfig(1, 1), tmp_path / "run", None)  # type: ignore[arg-type]
+
+
+def test_what_is_gathered_of_a_drawing_is_what_lies_where_it_was_put(tmp_path: Path) -> None:
+    """Features here are the colours of places, so a red square's must be red and the bare place's must not."""
+    from PIL import Image
+
+    from dclocal_train.synthetic.concepts import concepts_of
+    from dclocal_train.synthetic.things import Thing
+    from dclocal_train.thing_words import gather
+
+    things = []
+    for name, colour in (("apple", "red"), ("leaf", "lime")):
+        Image.new("RGBA", (64, 64), colour).save(tmp_path / f"{name}.png")
+        things.append(Thing(name, name, (), "google", "food", tmp_path / f"{name}.png", "train"))
+    vision = SimpleNamespace(image_mean=(0.0, 0.0, 0.0), image_std=(1.0, 1.0, 1.0), image_size=96)
+    pool = torch.nn.AdaptiveAvgPool2d(12)
+    model = SimpleNamespace(
+        config=SimpleNamespace(vision=vision),
+        vision_features=lambda pixels: (pool(pixels.float()).flatten(2).transpose(1, 2), None),
+        connector=SimpleNamespace(token_grid=(12, 12), place_features=lambda dense, conv_map: dense),
+    )
+    places = gather(model, concepts_of(things), (), ThingWordsConfig(rounds=6, epochs=1))  # type: ignore[arg-type]
+    red, green, _ = places.features.float().T
+    assert bool(((red - green)[places.classes == 0] > 0).float().mean() > 0.75)  # the picture's own mean may differ
+    assert bool(((green - red)[places.classes == 1] > 0).float().mean() > 0.75)
+    assert int((places.classes == 2).sum()) >= 6 and len(places.classes) <= 2 * 6 * (3 + PLACES)
+    assert float((red - green)[places.classes == 2].abs().mean()) < 0.5
