@@ -19,17 +19,18 @@ from dclocal.errors import UserError
 from dclocal.frames import VideoRequest
 from dclocal.sampling import show_time
 from dclocal_tui.decoder import Decoded, Decoder, Measured, Thumbnail, Undecoded, Wish
-from dclocal_tui.film import Film, film_of, most_frames, request_for, tokens_each
+from dclocal_tui.film import Film, film_of
+from dclocal_tui.plan import SAME_S, Plan, is_among
 from dclocal_tui.shelf import Item
 from dclocal_tui.widgets.exchange import clean
 from dclocal_tui.widgets.filmstrip import Filmstrip, StripFrame
 from dclocal_tui.widgets.media_card import Preview
-from dclocal_tui.widgets.scrubber import CHOSEN, GIVEN, MovedTo, Scrubber
+from dclocal_tui.widgets.scrubber import MovedTo, Scrubber
 
 KEYS = "←→ PgUp PgDn move · [ ] part · - + frames · Enter gives · Esc"
 MAX_THUMBNAILS = 128
-FOUND_S = 1e-3
-"""Two times no further apart are the same frame's."""
+INSIDE = 0.25
+"""So far into a frame's time, in frames, it is looked for: times are rounded."""
 LOOK_S = 0.25
 
 
@@ -65,7 +66,7 @@ class VideoScreen(ModalScreen[VideoRequest | None]):
         self._film: Film | None = None
         self._thumbnails: OrderedDict[float, Thumbnail] = OrderedDict()
         self._large: Thumbnail | None = None
-        self._drawn: object = None
+        self._drawn: Plan | None = None
         self._wished: object = None
         self._trouble = ""
 
@@ -97,40 +98,16 @@ class VideoScreen(ModalScreen[VideoRequest | None]):
     def _decode(self) -> None:
         self._decoder.run()
 
-    # What is known and chosen
-
     @property
-    def _request(self) -> VideoRequest:
+    def _plan(self) -> Plan | None:
+        """What is chosen; None before the video is opened, or once it was taken off."""
         item = self._item()
-        return (item.media.video if item else None) or VideoRequest()
+        return None if self._film is None or item is None else Plan(self._film, item, self._facts())
 
-    @property
-    def _given(self) -> tuple[float, ...]:
-        """The times of the frames that the model has."""
-        item = self._item()
-        return item.attached.times_s if item and item.attached else ()
-
-    def _count(self, film: Film) -> int:
-        """How many frames are chosen."""
-        facts = self._facts()
-        before = len(self._given) or self._request.frames or (facts.video.frames if facts else VideoRequest.frames)
-        return min(film.frames or before or 1, most_frames(film, facts, self._request.tokens_per_frame))
-
-    def _is_changed(self, film: Film) -> bool:
-        before = film_of(film.duration_s, film.fps, self._request)
-        another = film.frames is not None and self._count(film) != self._count(replace(film, frames=None))
-        return another or (film.start_s, film.end_s) != (before.start_s, before.end_s)
-
-    def _times(self, film: Film) -> tuple[float, ...]:
-        """When the frames that are chosen are shown: as they were given, else as they will be sampled."""
-        if self._given and not self._is_changed(film):
-            return tuple(time_s + FOUND_S / 10 for time_s in self._given)  # they are rounded
-        return tuple(film.times(self._count(film)))
-
-    def _frame(self, time_s: float) -> StripFrame:
+    def _frame(self, time_s: float, plan: Plan) -> StripFrame:
         thumbnail = self._thumbnails.get(time_s)
         shown_s = time_s if thumbnail is None else thumbnail.time_s
-        return StripFrame(shown_s, thumbnail, is_among(shown_s, self._given))
+        return StripFrame(shown_s, thumbnail, is_among(shown_s, plan.given))
 
     # Drawing
 
@@ -139,68 +116,40 @@ class VideoScreen(ModalScreen[VideoRequest | None]):
         self.call_after_refresh(self._draw)
 
     def _look(self) -> None:
-        if self._drawn != (self._given, self._facts()):
+        if self._plan != self._drawn:
             self._draw()
 
     def _draw(self) -> None:
-        film = self._film
-        if film is None or not self.is_mounted:
+        plan = self._plan
+        if plan is None or not self.is_mounted:
             return
-        self._drawn = (self._given, self._facts())
-        times_s = self._times(film)
-        frames = [self._frame(time_s) for time_s in times_s]
-        here = last_before(film.cursor_s, frames)
+        self._drawn, times_s = plan, plan.times_s
+        frames = [self._frame(time_s, plan) for time_s in times_s]
+        here = last_before(plan.film.cursor_s, frames)
         strip = self.query_one(Filmstrip)
-        window = strip.window(len(times_s), here)
-        shown = [times_s[number] for number in window]
+        window = strip.window(len(frames), here)
         strip.show([frames[number] for number in window], here - window.start)
-        self.query_one(Scrubber).show(film, self._given, [frame.time_s for frame in frames])
-        self.query_one("#here", Static).update(Content(self._where(film)))
-        self.query_one("#choice", Static).update(Content(self._choice(film)))
-        self.query_one("#note", Static).update(Content(self._note(film, window)))
-        wished = (film.cursor_s, tuple(shown))
-        if wished != self._wished:  # else it is under way
+        self.query_one(Scrubber).show(plan.film, plan.given, [frame.time_s for frame in frames])
+        self.query_one("#here", Static).update(Content(self._where(plan)))
+        self.query_one("#choice", Static).update(Content(plan.choice))
+        note = self.query_one("#note", Static)
+        note.update(Content(self._trouble or plan.note(window)))
+        self._wish(plan.film, tuple(times_s[number] for number in window))
+
+    def _wish(self, film: Film, shown_s: tuple[float, ...]) -> None:
+        """Have decoded what is to be seen, unless that is under way."""
+        wished = (film.cursor_s, shown_s)
+        if wished != self._wished:
             self._wished = wished
-            missing = tuple(time_s for time_s in shown if time_s not in self._thumbnails)
-            self._decoder.want(Wish(film.cursor_s + 0.25 / film.fps, missing))
+            missing = tuple(time_s for time_s in shown_s if time_s not in self._thumbnails)
+            self._decoder.want(Wish(film.cursor_s + INSIDE / film.fps, missing))
 
-    def _where(self, film: Film) -> str:
-        frame = self._large
+    def _where(self, plan: Plan) -> str:
+        frame, duration = self._large, show_time(plan.film.duration_s)
         if frame is None:
-            return f"{show_time(film.cursor_s)} of {show_time(film.duration_s)}"
-        has = " · the model is given this frame" if is_among(frame.time_s, self._given) else ""
-        return f"{show_time(frame.time_s)} of {show_time(film.duration_s)} · frame {frame.index + 1:,}{has}"
-
-    def _choice(self, film: Film) -> str:
-        count, facts = self._count(film), self._facts()
-        whole = film.start_s == 0 and film.end_s == film.duration_s
-        text = "the whole video" if whole else f"{show_time(film.start_s)} – {show_time(film.end_s)}"
-        if facts is None:
-            return f"{text} · {count:,} frames; their tokens are known once the model is loaded"
-        tokens, most = (read(film, facts) for read in (self._tokens, self._most))
-        return f"{text} · {count:,} frames (at most {most:,}) × {tokens} = {count * tokens:,} visual tokens"
-
-    def _note(self, film: Film, window: range) -> str:
-        """What the frames of the strip are; what went wrong goes first."""
-        if self._trouble:
-            return self._trouble
-        item, count = self._item(), self._count(film)
-        if not self._is_changed(film):
-            text = f"{GIVEN} the model is given these" if self._given else f"{CHOSEN} these are being prepared"
-        else:
-            again = " as another video: a question shows it as it was" if item is not None and item.asked else ""
-            text = f"{CHOSEN} Enter gives these{again}"
-        return text + (f" · {window.start + 1}–{window.stop} of {count:,} are shown" if len(window) < count else "")
-
-    def _tokens(self, film: Film, facts: BundleFacts) -> int:
-        """Of each frame: as they were given, else as they will be."""
-        item = self._item()
-        if self._given and item and item.attached and not self._is_changed(film):
-            return item.attached.tokens // len(self._given)
-        return tokens_each(facts, self._count(film), self._request.tokens_per_frame)
-
-    def _most(self, film: Film, facts: BundleFacts) -> int:
-        return most_frames(film, facts, self._request.tokens_per_frame)
+            return f"{show_time(plan.film.cursor_s)} of {duration}"
+        has = " · the model is given this frame" if is_among(frame.time_s, plan.given) else ""
+        return f"{show_time(frame.time_s)} of {duration} · frame {frame.index + 1:,}{has}"
 
     def _say(self, text: str) -> None:
         """Where there is trouble, it stands in place of the note."""
@@ -213,7 +162,9 @@ class VideoScreen(ModalScreen[VideoRequest | None]):
 
     @on(Measured)
     def _measured(self, message: Measured) -> None:
-        self._change(film_of(message.duration_s, message.fps, self._request))
+        item = self._item()
+        request = item.media.video if item else None
+        self._change(film_of(message.duration_s, message.fps, request or VideoRequest()))
 
     @on(Decoded)
     def _decoded(self, message: Decoded) -> None:
@@ -255,14 +206,14 @@ class VideoScreen(ModalScreen[VideoRequest | None]):
 
     def action_sampled(self, step: int) -> None:
         """The cursor at the chosen frame before or after it."""
-        film = self._film
-        if film is not None:
-            times_s = [self._frame(time_s).time_s for time_s in self._times(film)]
+        plan = self._plan
+        if plan is not None:
+            times_s, cursor_s = [self._frame(time_s, plan).time_s for time_s in plan.times_s], plan.film.cursor_s
             if step < 0:
-                found = [time_s for time_s in reversed(times_s) if time_s < film.cursor_s - FOUND_S]
+                found = [time_s for time_s in reversed(times_s) if time_s < cursor_s - SAME_S]
             else:
-                found = [time_s for time_s in times_s if time_s > film.cursor_s + FOUND_S]
-            self._change(film.at(found[0]) if found else film)
+                found = [time_s for time_s in times_s if time_s > cursor_s + SAME_S]
+            self._change(plan.film.at(found[0]) if found else plan.film)
 
     def action_part(self, which: str) -> None:
         """The part begins or ends at the cursor."""
@@ -274,28 +225,18 @@ class VideoScreen(ModalScreen[VideoRequest | None]):
 
     def action_count(self, step: int) -> None:
         """One frame more or fewer, as far as they fit."""
-        film = self._film
-        if film is not None:
-            most = most_frames(film, self._facts(), self._request.tokens_per_frame)
-            wanted = self._count(film) + step
-            self._change(replace(film, frames=min(max(wanted, 1), most)))
-            if wanted > most:
-                self._say(f"no more than {most:,} frames: the part has no more, or the context no room for them")
+        plan = self._plan
+        if plan is not None:
+            wanted = plan.count + step
+            self._change(replace(plan.film, frames=min(max(wanted, 1), plan.most)))
+            if wanted > plan.most:
+                self._say(f"no more than {plan.most:,} frames: the part has no more, or the context no room for them")
 
     def action_apply(self) -> None:
         """Hand back what is chosen."""
-        film = self._film
-        if film is None or not self._is_changed(film):
-            self.dismiss(None)
-        else:
-            self.dismiss(request_for(film, self._count(film), self._request))
+        self.dismiss(self._plan.request if self._plan else None)
 
 
 def last_before(time_s: float, frames: Sequence[StripFrame]) -> int:
     """Which of the frames is the last that is shown at or before `time_s`; the first where none is."""
-    return max(0, sum(frame.time_s <= time_s + FOUND_S for frame in frames) - 1)
-
-
-def is_among(time_s: float, times_s: Sequence[float]) -> bool:
-    """Whether a frame is shown at one of these times."""
-    return any(abs(time_s - other_s) < FOUND_S for other_s in times_s)
+    return max(0, sum(frame.time_s <= time_s + SAME_S for frame in frames) - 1)

@@ -13,8 +13,9 @@ from textual.widgets import Static
 
 from dclocal.sampling import show_time
 from dclocal_tui.decoder import Thumbnail
+from dclocal_tui.plan import CHOSEN, GIVEN
 from dclocal_tui.widgets.media_card import Preview
-from dclocal_tui.widgets.scrubber import CHOSEN, GIVEN, MovedTo
+from dclocal_tui.widgets.scrubber import MovedTo
 
 # columns that the strip has at least → columns and rows of a picture
 SIZES = ((150, 24, 7), (0, 15, 4))

@@ -10,8 +10,7 @@ from textual.message import Message
 from textual.widget import Widget
 
 from dclocal_tui.film import Film
-
-GIVEN, CHOSEN = "●", "○"
+from dclocal_tui.plan import CHOSEN, GIVEN
 
 
 class MovedTo(Message):
