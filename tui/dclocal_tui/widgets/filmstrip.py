@@ -52,6 +52,7 @@ class FilmFrame(Vertical):
             return
         self.styles.width, self.styles.height = columns, rows + 1
         self.set_class(here, "-here")
+        self.set_class(frame.given, "-given")
         mark = GIVEN if frame.given else CHOSEN
         self.query_one(".time", Static).update(Content(f"{mark} {show_time(frame.time_s)}"))
         image = frame.thumbnail and frame.thumbnail.image
