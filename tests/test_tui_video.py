@@ -28,7 +28,9 @@ from tests.test_tui_screens import SIZES, looks  # noqa: F401
 from tests.tui_app import Bench, picture, running
 
 asyncio_test = pytest.mark.asyncio
-pytestmark = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed: apt-get install ffmpeg")
+pytestmark = pytest.mark.skipif(
+    shutil.which("ffmpeg") is None, reason="ffmpeg is not installed: apt-get install ffmpeg"
+)
 FRAMES, FPS = 40, 10
 
 
@@ -281,7 +283,7 @@ async def test_from_the_card_and_by_command(tmp_path: Path, clip: Path) -> None:
             await opened(bench, key)
             assert str(screen(bench).query_one(".box").border_title) == "[2] clip.mp4"
             await closed(bench, "escape")
-        list(bench.main.query(MediaCard))[0].focus()
+        bench.main.query(MediaCard).first().focus()
         await bench.pilot.press("enter")
         assert isinstance(bench.app.screen, MainScreen)
         bench.main.prompt.focus()
@@ -364,7 +366,9 @@ async def test_no_thread_is_left(tmp_path: Path, clip: Path) -> None:
         await opened(bench)
         decoder = screen(bench)._decoder
         await closed(bench, "escape")
-        await bench.until(lambda: decoder._closed and not bench.app.screen.workers._workers - bench.main.workers._workers)
+        await bench.until(
+            lambda: decoder._closed and not bench.app.screen.workers._workers - bench.main.workers._workers
+        )
 
 
 def test_thumbnails_are_the_frames_that_the_engine_would_take(clip: Path) -> None:
