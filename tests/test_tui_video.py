@@ -240,7 +240,7 @@ async def test_a_part_cannot_end_before_it_begins(tmp_path: Path, clip: Path) ->
         await bench.pilot.press("shift+right", "right_square_bracket", "end", "left_square_bracket")
         assert bench.text_of("#note").startswith("the part ends at 0:01.1, before this frame")
         assert (film(bench).start_s, film(bench).end_s) == (1.0, 1.1)
-        assert bench.text_of("#choice").startswith("0:01.0 – 0:01.1 · 1 frames (at most 1)")
+        assert bench.text_of("#choice").startswith("0:01.0 – 0:01.1 · 1 frame (at most 1)")
 
 
 @asyncio_test
@@ -272,6 +272,14 @@ async def test_tokens_are_the_engines_own(tmp_path: Path, clip: Path) -> None:
         await closed(bench, "enter")
         attached = bench.talk.shelf.items[0].attached
         assert attached is not None and attached.tokens == foretold and "1 tokens each" in attached.summary
+
+
+@asyncio_test
+async def test_the_card_of_many_frames_stays_short(tmp_path: Path, clip: Path) -> None:
+    async with running(tmp_path, media=[clip], settings=Settings(frames=20)) as bench:
+        await bench.until_idle()
+        state = str(bench.main.query_one(MediaCard).query_one(".state").render()).split("\n")[0]
+        assert state.startswith("20 frames at 0.") and "…  3." in state and len(state.split()) == 21
 
 
 @asyncio_test

@@ -72,12 +72,13 @@ class Plan:
         film, count = self.film, self.count
         whole = film.start_s == 0 and film.end_s == film.duration_s
         part = "the whole video" if whole else f"{show_time(film.start_s)} – {show_time(film.end_s)}"
+        part += f" · {count:,} frame{'s' * (count > 1)}"
         if self.facts is None:
-            return f"{part} · {count:,} frames; their tokens are known once the model is loaded"
+            return f"{part}; their tokens are known once the model is loaded"
         each = tokens_each(self.facts, count, self.before.tokens_per_frame)
         if self.item.attached and self.given and not self.changed:
             each = self.item.attached.tokens // len(self.given)
-        return f"{part} · {count:,} frames (at most {self.most:,}) × {each} = {count * each:,} visual tokens"
+        return f"{part} (at most {self.most:,}) × {each} = {count * each:,} visual tokens"
 
     def note(self, window: range) -> str:
         """What the frames are, of which the strip shows a window."""

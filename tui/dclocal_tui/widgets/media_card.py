@@ -83,8 +83,8 @@ def state_of(item: Item) -> str:
     if found is None:
         return item.step or "waiting…"
     if found.kind == "video":
-        times = [f"{time_s:.1f}" for time_s in found.times_s]
-        if len(times) > MAX_TIMES:
+        count, times = len(found.times_s), [f"{time_s:.1f}" for time_s in found.times_s]
+        if count > MAX_TIMES:
             times = [*times[: MAX_TIMES - 1], "…", times[-1]]
-        return f"{len(found.times_s):,} frames at {'  '.join(times)} s\n{found.summary}"
+        return f"{count:,} frame{'s' * (count > 1)} at {'  '.join(times)} s\n{found.summary}"
     return f"{found.size[0]}×{found.size[1]} · {found.tokens:,} tokens"
