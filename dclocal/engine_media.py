@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dclocal.engine_messages import Attached, BundleFacts, Media
+from dclocal.engine_messages import Attached, BundleFacts, FrameRoom, Media
 from dclocal.errors import PromptError
 from dclocal.progress import Progress
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 THUMBNAIL_SIDE = 256
 MAX_THUMBNAIL_BYTES = 64 << 10
+LONG_S = 9999.9
+"""Where a frame's time stands before it, the tokens of this time are reckoned with."""
 
 
 class MediaShelf:
@@ -127,4 +129,20 @@ def bundle_facts(session: ChatSession) -> BundleFacts:
         video=manifest.video,
         adapters=tuple(adapter.name for adapter in manifest.adapters),
         licences=dict(manifest.licences),
+        frame_room=frame_room(session),
+    )
+
+
+def frame_room(session: ChatSession) -> FrameRoom:
+    """What the frames of a video of up to LONG_S seconds have room in."""
+    from dclocal.frames import _reserved, _tokens_beside
+    from dclocal.sampling import Span
+    from dclocal.video_plan import frame_choices
+
+    manifest = session.bundle.manifest
+    return FrameRoom(
+        session.llm.n_ctx,
+        _reserved(session, None, None),
+        _tokens_beside(session, manifest.video, Span(0.0, LONG_S, LONG_S, 1)),
+        frame_choices(manifest.vision, manifest.video.pool),
     )

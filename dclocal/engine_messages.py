@@ -127,8 +127,21 @@ class Event:
 
 
 @dataclass(frozen=True)
+class FrameRoom:
+    """What a video's frames have room in, as `video_plan.plan_video` takes it, before anything is said.
+
+    `context` tokens, of which `reserved` are for text; a frame keeps one of `choices` and has `beside` tokens of text.
+    """
+
+    context: int
+    reserved: int
+    beside: int
+    choices: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class BundleFacts:
-    """What a bundle is, for people: `tokens` and `size` (pixels) are of one picture."""
+    """What a bundle is, for people: `tokens` and `size` (pixels) are of one picture, `frame_room` is of a video."""
 
     name: str
     description: str
@@ -145,6 +158,7 @@ class BundleFacts:
     video: VideoDefaults
     adapters: tuple[str, ...]
     licences: Mapping[str, str]
+    frame_room: FrameRoom | None = None
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ WIDGETS = (
     "conversation",
     "media_card",
     "media_panel",
+    "scrubber",
+    "filmstrip",
     "welcome",
     "dead_banner",
 )

@@ -26,6 +26,7 @@ class EngineSide:
         self.shelf = Shelf()
         self.turns: tuple[Turn, ...] = ()
         self.status = Status()
+        self.facts: messages.BundleFacts | None = None
         self.pending: Pending | None = None
         self.dead = False
         self.ready = False
@@ -126,7 +127,7 @@ class EngineSide:
 
     def _opened(self, event: messages.Ready) -> None:
         self.ready = True
-        facts = event.bundle
+        facts = self.facts = event.bundle
         self.status = replace(self.status, bundle=facts.name, n_ctx=facts.n_ctx, memory_bytes=event.memory_bytes)
         self.prepare()
 

@@ -19,6 +19,7 @@ ACTIONS = (
     ("restart", "f5", "Start the model's process again"),
     ("log", "f6", "The model's log"),
     ("example", "f7", "An example picture and a first question"),
+    ("video", "f8", "A video's frames: look at them, choose a part and how many"),
     ("quit", "ctrl+q", "Quit"),
 )
 BINDINGS = [Binding(key, action, text, id=action, priority=True, show=False) for action, key, text in ACTIONS]
@@ -31,6 +32,7 @@ TYPING = (
     ("@path", "Attach this in the question; quotes around spaces"),
     ("/attach PATH", "Attach a picture, video or URL; paste or drop does it too"),
     ("/remove N", "Take picture N off while no question has shown it"),
+    ("/video N", "Frames of video N; Enter on its card does it too"),
     ("/export FILE", "Write the conversation to FILE.md or FILE.json"),
     ("/help /new /quit", "As their keys"),
     ("PageUp, PageDown", "Scroll the conversation"),

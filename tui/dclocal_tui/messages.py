@@ -29,6 +29,14 @@ class RemoveWanted(Message):
         super().__init__()
 
 
+class FramesWanted(Message):
+    """The user wants to see a video's frames."""
+
+    def __init__(self, number: int):
+        self.number = number
+        super().__init__()
+
+
 class FragmentChanged(Message):
     """A path is being typed, None: it is not any more."""
 

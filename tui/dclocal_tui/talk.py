@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dclocal.engine_messages import Media, Said
+from dclocal.frames import VideoRequest
 from dclocal_tui.engine_side import EngineSide
 from dclocal_tui.shelf import Item, Shelf
 from dclocal_tui.state import Pending, Turn
@@ -40,6 +41,21 @@ class Talk(EngineSide):
         self.view.show_media(self.shelf.items)
         self.prepare()
         return True
+
+    def give_frames(self, number: int, request: VideoRequest) -> None:
+        """Attach a video anew with other frames: in its own place, or as another one where a question showed it."""
+        item = self.shelf.get(number)
+        if item is None:
+            return
+        media = replace(item.media, video=request)
+        if item.asked:
+            self.attach(media)
+            return
+        self.shelf.change(number, media=media, attached=None, error="")
+        if item.attached is not None and not self.dead and not self._shown_elsewhere(item):
+            self.engine.detach(item.attached.key)
+        self._send_attach(replace(item, media=media))
+        self.view.show_media(self.shelf.items)
 
     async def ask(self, text: str) -> bool:
         """Ask with the media that are not shown yet; false where it cannot be asked now."""

@@ -15,7 +15,7 @@ from dclocal_tui.example import QUESTION, example
 from dclocal_tui.keys import BINDINGS
 from dclocal_tui.messages import FragmentChanged, PathsPasted, RemoveWanted, Submitted
 from dclocal_tui.paths import complete, media_of, named_media
-from dclocal_tui.screens.dialogs import Dialogs
+from dclocal_tui.screens.video_actions import VideoActions
 from dclocal_tui.shelf import Item
 from dclocal_tui.state import Status, Turn
 from dclocal_tui.talk import Talk
@@ -31,7 +31,7 @@ HINT = "Enter sends · Ctrl+J new line · F1 help"
 EDITING = "editing the last question · Esc leaves it"
 
 
-class MainScreen(Dialogs):
+class MainScreen(VideoActions):
     """Shows one conversation; is the `View` of its Talk."""
 
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012
@@ -141,9 +141,11 @@ class MainScreen(Dialogs):
             self._add_media(rest.strip('"'))
         elif name == "/remove" and rest.isdigit():
             self._take_off(int(rest))
+        elif name == "/video" and rest.isdigit():
+            self.show_video(int(rest))
         elif name == "/export" and rest:
             return self._write_file(rest)
-        elif name in ("/help", "/new", "/quit", "/sessions", "/settings", "/bundles", "/log", "/example"):
+        elif name in ("/help", "/new", "/quit", "/sessions", "/settings", "/bundles", "/log", "/example", "/video"):
             await self.run_action(name[1:])
         else:
             self.tell(f"{text!r:.60} is no command — F1 lists them", "error")

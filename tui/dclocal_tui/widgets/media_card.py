@@ -14,17 +14,21 @@ from textual.reactive import reactive
 from textual.widget import Widget
 from textual.widgets import Static
 
-from dclocal_tui.messages import RemoveWanted
+from dclocal_tui.messages import FramesWanted, RemoveWanted
 from dclocal_tui.shelf import Item
 from dclocal_tui.widgets.exchange import clean
 
 Preview = Callable[..., Widget]
+MAX_TIMES = 16
 
 
 class MediaCard(Vertical, can_focus=True):
-    """Shows `item`; Delete takes it off while no question has shown it."""
+    """Shows `item`; Delete takes it off while no question has shown it, Enter shows a video's frames."""
 
-    BINDINGS: ClassVar = [Binding("delete,backspace,d", "remove", "Take this picture off")]
+    BINDINGS: ClassVar = [
+        Binding("delete,backspace,d", "remove", "Take this picture off"),
+        Binding("enter,v", "frames", "Look at this video's frames"),
+    ]
 
     item: reactive[Item | None] = reactive(None)
 
@@ -51,6 +55,7 @@ class MediaCard(Vertical, can_focus=True):
         self.query_one(".state", Static).update(Content(clean(state_of(item))))
         self.set_class(bool(item.error), "-failed")
         self.set_class(item.asked, "-asked")
+        self.set_class(item.media.video is not None, "-video")
         place = self.query_one(".preview")
         if item.attached is not None and item.attached.thumbnail and not place.children:
             from PIL import Image
@@ -64,6 +69,11 @@ class MediaCard(Vertical, can_focus=True):
         if self.item is not None:
             self.post_message(RemoveWanted(self.item.number))
 
+    def action_frames(self) -> None:
+        """Ask for its frames to be shown."""
+        if self.item is not None and self.item.media.video is not None:
+            self.post_message(FramesWanted(self.item.number))
+
 
 def state_of(item: Item) -> str:
     """How far an item is, and once it is ready what it is."""
@@ -73,6 +83,8 @@ def state_of(item: Item) -> str:
     if found is None:
         return item.step or "waiting…"
     if found.kind == "video":
-        times = "  ".join(f"{time_s:.1f}" for time_s in found.times_s)
-        return f"{found.summary}\nat {times} s"
+        count, times = len(found.times_s), [f"{time_s:.1f}" for time_s in found.times_s]
+        if count > MAX_TIMES:
+            times = [*times[: MAX_TIMES - 1], "…", times[-1]]
+        return f"{count:,} frame{'s' * (count > 1)} at {'  '.join(times)} s\n{found.summary}"
     return f"{found.size[0]}×{found.size[1]} · {found.tokens:,} tokens"

@@ -1,0 +1,464 @@
+"""A video's frames in the app: seen as the model has them, scrubbed, and chosen anew; every key, and the mouse."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.geometry import Offset
+
+from dclocal.engine_messages import Media
+from dclocal.frames import VideoRequest
+from dclocal.sampling import sample
+from dclocal.settings import Settings
+from dclocal.video import VideoError
+from dclocal_tui.decoder import Decoded, Decoder, Thumbnail, Undecoded, Wish, thumbnails
+from dclocal_tui.film import Film, film_of, most_frames, request_for
+from dclocal_tui.screens.main import MainScreen
+from dclocal_tui.screens.video import VideoScreen
+from dclocal_tui.widgets.filmstrip import FilmFrame
+from dclocal_tui.widgets.media_card import MediaCard
+from dclocal_tui.widgets.scrubber import Scrubber
+from tests.test_tui_screens import SIZES, looks  # noqa: F401
+from tests.tui_app import Bench, picture, running
+
+asyncio_test = pytest.mark.asyncio
+pytestmark = pytest.mark.skipif(
+    shutil.which("ffmpeg") is None, reason="ffmpeg is not installed: apt-get install ffmpeg"
+)
+FRAMES, FPS = 40, 10
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four seconds at ten frames a second, each of a grey of its own: frame n is about 6n."""
+    file = tmp_path_factory.mktemp("video") / "clip.mp4"
+    raw = b"".join(bytes([6 * number]) * (64 * 48 * 3) for number in range(FRAMES))
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "64x48", "-r", str(FPS), "-i", "-"]
+    subprocess.run(["ffmpeg", "-v", "error", *source, "-pix_fmt", "yuv420p", str(file)], input=raw, check=True)
+    return file
+
+
+def frame_of(thumbnail: Thumbnail) -> int:
+    """Which frame a picture is, by its grey."""
+    red, _, _ = thumbnail.image.getpixel((20, 20))  # type: ignore[misc]
+    return round(red / 6)
+
+
+def screen(bench: Bench) -> VideoScreen:
+    assert isinstance(bench.app.screen, VideoScreen)
+    return bench.app.screen
+
+
+def film(bench: Bench) -> Film:
+    found = screen(bench)._film
+    assert found is not None
+    return found
+
+
+def cells(bench: Bench) -> list[str]:
+    return [str(cell.query_one(".time").render()) for cell in screen(bench).query(FilmFrame) if cell.display]
+
+
+async def settle(bench: Bench) -> None:
+    """Until every picture that is to be seen is there, and the large one is that under the cursor."""
+    shown = screen(bench)
+
+    def drawn() -> bool:
+        large, known = shown._large, shown._film
+        frames = [cell._frame for cell in shown.query(FilmFrame) if cell.display]
+        return bool(
+            known is not None
+            and large is not None
+            and abs(large.time_s - known.cursor_s) < 0.06
+            and frames
+            and all(frame is not None and frame.thumbnail is not None for frame in frames)
+        )
+
+    await bench.until(drawn)
+
+
+async def opened(bench: Bench, key: str = "f8") -> None:
+    await bench.until_idle()
+    await bench.pilot.press(key)
+    await bench.until(lambda: isinstance(bench.app.screen, VideoScreen))
+    await settle(bench)
+
+
+async def closed(bench: Bench, key: str) -> None:
+    await bench.pilot.press(key)
+    await bench.until(lambda: isinstance(bench.app.screen, MainScreen))
+    await bench.until_idle()
+
+
+@asyncio_test
+async def test_the_frames_that_the_model_has_are_shown_and_marked(tmp_path: Path, clip: Path) -> None:
+    async with running(tmp_path, media=[clip], settings=Settings(frames=4)) as bench:
+        await opened(bench)
+        given = bench.talk.shelf.items[0].attached.times_s  # type: ignore[union-attr]
+        assert cells(bench) == ["● 0:00.5", "● 0:01.5", "● 0:02.5", "● 0:03.5"]
+        frames = [cell._frame for cell in screen(bench).query(FilmFrame) if cell.display]
+        pictures = [frame.thumbnail for frame in frames if frame and frame.thumbnail]
+        assert [frame_of(thumbnail) for thumbnail in pictures] == [5, 15, 25, 35]
+        assert [round(thumbnail.time_s, 6) for thumbnail in pictures] == list(given)
+        assert bench.text_of("#choice") == "the whole video · 4 frames (at most 40) × 4 = 16 visual tokens"
+        assert bench.text_of("#note") == "● the model is given these"
+        marks = str(bench.app.screen.query_one(Scrubber).render()).splitlines()[0]
+        assert marks.count("●") == 4 and "○" not in marks
+
+
+@asyncio_test
+@pytest.mark.parametrize(
+    ("keys", "frame"),
+    [
+        (["right"], 1),
+        (["right", "right", "left"], 1),
+        (["left"], 0),
+        (["shift+right"], 10),
+        (["shift+right", "shift+right", "shift+left"], 10),
+        (["end"], 39),
+        (["end", "right"], 39),
+        (["end", "home"], 0),
+        (["pagedown"], 5),
+        (["pagedown", "pagedown", "pageup"], 5),
+        (["end", "pageup"], 35),
+    ],
+)
+async def test_the_cursor(tmp_path: Path, clip: Path, keys: list[str], frame: int) -> None:
+    async with running(tmp_path, media=[clip], settings=Settings(frames=4)) as bench:
+        await opened(bench)
+        await bench.pilot.press(*keys)
+        await bench.until(lambda: f"frame {frame + 1}" in bench.text_of("#here"))
+        large = screen(bench)._large
+        assert large is not None and frame_of(large) == frame
+        has = "the model is given this frame" in bench.text_of("#here")
+        assert has == (frame in (5, 15, 25, 35))
+        here = [cell for cell in screen(bench).query(FilmFrame) if cell.has_class("-here")]
+        assert len(here) == 1
+
+
+@asyncio_test
+async def test_a_part_and_a_count_are_given_in_place_of_the_frames_before(tmp_path: Path, clip: Path) -> None:
+    async with running(tmp_path, ["moves"], media=[clip], settings=Settings(frames=4)) as bench:
+        await opened(bench)
+        before = bench.talk.shelf.items[0].attached
+        await bench.pilot.press("shift+right", "left_square_bracket", "shift+right", "left", "right_square_bracket")
+        await bench.pilot.press("minus", "plus", "equals_sign", "plus", "plus", "plus")
+        await settle(bench)
+        assert (film(bench).start_s, film(bench).end_s) == (1.0, 2.0)
+        assert bench.text_of("#choice") == "0:01.0 – 0:02.0 · 8 frames (at most 10) × 4 = 32 visual tokens"
+        assert bench.text_of("#note") == "○ Enter gives these · 3–8 of 8 are shown"
+        assert cells(bench) == ["○ 0:01.3", "○ 0:01.4", "● 0:01.5", "○ 0:01.6", "○ 0:01.8", "○ 0:01.9"]
+        await closed(bench, "enter")
+        (item,) = bench.talk.shelf.items
+        assert item.number == 1 and item.media.video == VideoRequest(frames=8, start_s=1.0, end_s=2.0)
+        assert item.attached is not None and before is not None and item.attached.key != before.key
+        expected = [frame.time_s for frame in sample(clip, 8, 1.0, 2.0)]
+        assert list(item.attached.times_s) == pytest.approx(expected)
+        await bench.ask_and_wait("What happens?")
+        assert bench.answers == ["moves"]
+        (said,) = bench.engine.conversation
+        assert [media.video for media in said.media] == [item.media.video]
+        card = bench.main.query_one(MediaCard)
+        assert str(card.query_one(".state").render()).startswith("8 frames at 1.0  1.1  1.3  1.4  1.5  1.6  1.8  1.9 s")
+        await opened(bench)
+        assert cells(bench)[:3] == ["● 0:01.0", "● 0:01.1", "● 0:01.3"]
+        assert bench.text_of("#note") == "● the model is given these · 1–6 of 8 are shown"
+
+
+@asyncio_test
+async def test_frames_that_a_question_shows_stay_and_others_come_as_another_video(tmp_path: Path, clip: Path) -> None:
+    async with running(tmp_path, ["one", "two"], media=[clip], settings=Settings(frames=4)) as bench:
+        await bench.until_idle()
+        await bench.ask_and_wait("What happens?")
+        await opened(bench)
+        await bench.pilot.press("minus")
+        assert "Enter gives these as another video" in bench.text_of("#note")
+        await closed(bench, "enter")
+        first, second = bench.talk.shelf.items
+        assert len(first.attached.times_s) == 4 and len(second.attached.times_s) == 3  # type: ignore[union-attr]
+        assert not second.asked
+        await bench.ask_and_wait("And now?")
+        assert bench.talk.turns[1].numbers == (2,)
+        assert [media.video.frames for said in bench.engine.conversation for media in said.media] == [4, 3]  # type: ignore[union-attr]
+
+
+@asyncio_test
+@pytest.mark.parametrize("key", ["escape", "f8"])
+async def test_leaving_changes_nothing(tmp_path: Path, clip: Path, key: str) -> None:
+    async with running(tmp_path, media=[clip], settings=Settings(frames=4)) as bench:
+        await opened(bench)
+        before = bench.talk.shelf.items
+        await bench.pilot.press("shift+right", "left_square_bracket", "plus")
+        await closed(bench, key)
+        assert bench.talk.shelf.items == before
+
+
+@asyncio_test
+async def test_enter_without_a_change_changes_nothing(tmp_path: Path, clip: Path) -> None:
+    async with running(tmp_path, media=[clip], settings=Settings(frames=4)) as bench:
+        await opened(bench)
+        before = bench.talk.shelf.items
+        await bench.pilot.press("plus", "minus", "end", "right_square_bracket", "home", "left_square_bracket")
+        await closed(bench, "enter")
+        assert bench.talk.shelf.items == before
+
+
+@asyncio_test
+async def test_the_mouse_on_the_scrubber_and_on_a_frame(tmp_path: Path, clip: Path) -> None:
+    async with running(tmp_path, media=[clip], settings=Settings(frames=4)) as bench:
+        await opened(bench)
+        scrubber = screen(bench).query_one(Scrubber)
+        middle = Offset((scrubber.size.width - 1) // 2, 1)
+        await bench.pilot.click(Scrubber, offset=middle)
+        assert film(bench).cursor_s == pytest.approx(2.0, abs=0.05)
+        await bench.pilot.mouse_down(Scrubber, offset=middle)
+        await bench.pilot.hover(Scrubber, offset=Offset(0, 1))
+        await bench.pilot.mouse_up(Scrubber, offset=Offset(0, 1))
+        assert film(bench).cursor_s == 0.0
+        await bench.pilot.hover(Scrubber, offset=middle)
+        assert film(bench).cursor_s == 0.0
+        await settle(bench)
+        third = list(screen(bench).query(FilmFrame))[2]
+        await bench.pilot.click(third)
+        await bench.until(lambda: "frame 26" in bench.text_of("#here"))
+        assert third.has_class("-here")
+
+
+@asyncio_test
+async def test_a_part_cannot_end_before_it_begins(tmp_path: Path, clip: Path) -> None:
+    async with running(tmp_path, media=[clip]) as bench:
+        await opened(bench)
+        await bench.pilot.press("shift+right", "left_square_bracket", "home", "right_square_bracket")
+        assert bench.text_of("#note") == "the part begins at 0:01.0, after this frame — press [ further back"
+        assert (film(bench).start_s, film(bench).end_s) == (1.0, 4.0)
+        await bench.pilot.press("shift+right", "right_square_bracket", "end", "left_square_bracket")
+        assert bench.text_of("#note").startswith("the part ends at 0:01.1, before this frame")
+        assert (film(bench).start_s, film(bench).end_s) == (1.0, 1.1)
+        assert bench.text_of("#choice").startswith("0:01.0 – 0:01.1 · 1 frame (at most 1)")
+
+
+@asyncio_test
+async def test_no_more_frames_than_fit(tmp_path: Path, clip: Path) -> None:
+    """The engine refuses one more than the screen allows."""
+    async with running(tmp_path, media=[clip], settings=Settings(frames=6), n_ctx=100) as bench:
+        await opened(bench)
+        most = int(bench.text_of("#choice").split("at most ")[1].split(")")[0])
+        assert 6 < most < FRAMES
+        for _ in range(most):
+            await bench.pilot.press("plus")
+        assert bench.text_of("#note").startswith(f"no more than {most} frames")
+        assert film(bench).frames == most
+        await closed(bench, "enter")
+        attached = bench.talk.shelf.items[0].attached
+        assert attached is not None and len(attached.times_s) == most
+        bench.talk.attach(Media(str(clip), VideoRequest(frames=most + 1), "more"))
+        await bench.until(lambda: "frames of" in bench.talk.shelf.items[1].error)
+
+
+@asyncio_test
+async def test_tokens_are_the_engines_own(tmp_path: Path, clip: Path) -> None:
+    """With more frames each keeps fewer tokens: the screen foretells what is attached."""
+    async with running(tmp_path, media=[clip], settings=Settings(frames=2), n_ctx=100) as bench:
+        await opened(bench)
+        while "× 4" in bench.text_of("#choice"):
+            await bench.pilot.press("plus")
+        foretold = int(bench.text_of("#choice").split("= ")[1].split(" ")[0])
+        await closed(bench, "enter")
+        attached = bench.talk.shelf.items[0].attached
+        assert attached is not None and attached.tokens == foretold and "1 tokens each" in attached.summary
+
+
+@asyncio_test
+async def test_the_card_of_many_frames_stays_short(tmp_path: Path, clip: Path) -> None:
+    async with running(tmp_path, media=[clip], settings=Settings(frames=20)) as bench:
+        await bench.until_idle()
+        state = str(bench.main.query_one(MediaCard).query_one(".state").render()).split("\n")[0]
+        assert state.startswith("20 frames at 0.") and "…  3." in state and len(state.split()) == 21
+
+
+@asyncio_test
+async def test_from_the_card_and_by_command(tmp_path: Path, clip: Path) -> None:
+    async with running(tmp_path, media=[picture(tmp_path), clip]) as bench:
+        await bench.until_idle()
+        for key in ("enter", "v"):
+            list(bench.main.query(MediaCard))[1].focus()
+            await opened(bench, key)
+            assert str(screen(bench).query_one(".box").border_title) == "[2] clip.mp4"
+            await closed(bench, "escape")
+        bench.main.query(MediaCard).first().focus()
+        await bench.pilot.press("enter")
+        assert isinstance(bench.app.screen, MainScreen)
+        bench.main.prompt.focus()
+        await bench.type("/video 2")
+        await opened(bench, "enter")
+        await closed(bench, "escape")
+        await bench.ask("/video 1")
+        await bench.until(lambda: "[1] is no video" in bench.notices)
+        await bench.type("/video")
+        await opened(bench, "enter")
+
+
+@asyncio_test
+async def test_without_a_video_the_key_says_so(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        await bench.pilot.press("f8")
+        await bench.until(lambda: any("there is no video yet" in notice for notice in bench.notices))
+
+
+@asyncio_test
+async def test_before_the_model_is_loaded(tmp_path: Path, clip: Path) -> None:
+    async with running(tmp_path, media=[clip], settings=Settings(frames=4), load_s=1.5) as bench:
+        await bench.pilot.press("f8")
+        await bench.until(lambda: isinstance(bench.app.screen, VideoScreen))
+        await settle(bench)
+        assert "their tokens are known once the model is loaded" in bench.text_of("#choice")
+        assert bench.text_of("#note") == "○ these are being prepared"
+        await bench.until(lambda: bench.text_of("#note") == "● the model is given these")
+        assert "16 visual tokens" in bench.text_of("#choice")
+
+
+@asyncio_test
+async def test_a_change_while_it_is_being_attached(tmp_path: Path, clip: Path) -> None:
+    async with running(tmp_path, ["yes"], media=[clip], settings=Settings(frames=4), load_s=1.5) as bench:
+        await bench.pilot.press("f8")
+        await bench.until(lambda: isinstance(bench.app.screen, VideoScreen))
+        await settle(bench)
+        await bench.pilot.press("minus", "minus")
+        await closed(bench, "enter")
+        await bench.until(lambda: bench.talk.shelf.items[0].attached is not None)
+        await bench.until_idle()
+        assert len(bench.talk.shelf.items[0].attached.times_s) == 2  # type: ignore[union-attr]
+        await bench.ask_and_wait("Is it this?")
+        assert [media.video.frames for media in bench.engine.conversation[0].media] == [2]  # type: ignore[union-attr]
+
+
+@asyncio_test
+async def test_a_file_that_is_no_video(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.mp4"
+    bad.write_text("no video")
+    async with running(tmp_path / "home", media=[bad]) as bench:
+        await bench.until_idle()
+        await bench.pilot.press("f8")
+        await bench.until(lambda: isinstance(bench.app.screen, VideoScreen))
+        await bench.until(lambda: "is not a video that can be read" in bench.text_of("#note"))
+        await bench.pilot.press("left", "end", "plus", "minus", "pagedown", "left_square_bracket")
+        await closed(bench, "enter")
+
+
+@asyncio_test
+async def test_after_a_crash_the_chosen_frames_come_back(tmp_path: Path, clip: Path) -> None:
+    async with running(tmp_path, ["yes"], media=[clip], settings=Settings(frames=4)) as bench:
+        await opened(bench)
+        await bench.pilot.press("minus")
+        await closed(bench, "enter")
+        await bench.ask_and_wait("What happens?")
+        before = bench.talk.shelf.items[0].attached
+        bench.engine.die()
+        await bench.until(lambda: bench.talk.dead)
+        await bench.pilot.press("f5")
+        await bench.until(lambda: bench.talk.ready and not bench.talk.status.activity)
+        after = bench.talk.shelf.items[0].attached
+        assert after is not None and before is not None
+        assert after.times_s == before.times_s and len(after.times_s) == 3
+
+
+@asyncio_test
+async def test_no_thread_is_left(tmp_path: Path, clip: Path) -> None:
+    async with running(tmp_path, media=[clip]) as bench:
+        await opened(bench)
+        decoder = screen(bench)._decoder
+        await closed(bench, "escape")
+        await bench.until(
+            lambda: decoder._closed and not bench.app.screen.workers._workers - bench.main.workers._workers
+        )
+
+
+def test_thumbnails_are_the_frames_that_the_engine_would_take(clip: Path) -> None:
+    times = (0.05, 0.11, 0.19, 1.55, 3.99)
+    found = list(thumbnails(clip, times, 32, lambda: False))
+    assert [wanted for wanted, _ in found] == list(times)
+    assert [frame_of(thumbnail) for _, thumbnail in found] == [0, 1, 1, 15, 39]
+    assert all(max(thumbnail.image.size) == 32 for _, thumbnail in found)
+
+
+def test_a_file_that_breaks_off(tmp_path: Path) -> None:
+    """An AVI's index says more than the file holds."""
+    whole, part = tmp_path / "whole.avi", tmp_path / "part.avi"
+    source = ["-f", "lavfi", "-i", "testsrc=d=6:r=10:s=64x48", "-c:v", "mjpeg"]
+    subprocess.run(["ffmpeg", "-v", "error", *source, str(whole)], check=True)
+    part.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    found: list[Any] = []
+    with pytest.raises(VideoError, match="the file breaks off after 0:0"):
+        found.extend(thumbnails(part, (0.5, 5.5), 32, lambda: False))
+
+
+def test_the_decoder_fulfils_the_newest_wish_alone(clip: Path) -> None:
+    told: list[Any] = []
+    decoder = Decoder(clip, told.append)
+    decoder.want(Wish(0.5, (0.05,)))
+    decoder.want(Wish(1.05, (2.05, 3.05)))
+    thread = threading.Thread(target=decoder.run)
+    thread.start()
+    while sum(isinstance(message, Decoded) for message in told) < 3:
+        assert thread.is_alive()
+    decoder.close()
+    thread.join(10)
+    assert not thread.is_alive()
+    found = [(message.large, frame_of(message.thumbnail)) for message in told if isinstance(message, Decoded)]
+    assert found == [(True, 10), (False, 20), (False, 30)]
+
+
+def test_the_decoder_says_what_is_wrong_and_ends(tmp_path: Path) -> None:
+    told: list[Any] = []
+    Decoder(tmp_path / "none.mp4", told.append).run()
+    assert len(told) == 1 and isinstance(told[0], Undecoded) and "does not exist" in told[0].reason
+
+
+def test_requests() -> None:
+    request = VideoRequest(frames=7, fps=2.0, start_s=1.0, tokens_per_frame=4, sample="scene")
+    chosen = film_of(10.0, 10.0, request)
+    assert (chosen.start_s, chosen.end_s, chosen.cursor_s) == (1.0, 10.0, 1.0)
+    expected = replace(request, frames=3, fps=None)
+    assert request_for(chosen, 3, request) == expected
+    part = chosen.at(0).from_here().at(4.0).until_here()
+    assert request_for(part, 3, request) == replace(expected, start_s=None, end_s=4.1)
+
+
+def test_a_long_video_has_no_more_frames_than_can_be_asked_for() -> None:
+    assert most_frames(Film(36_000.0, 30.0, 0.0, 36_000.0), None, None) == 4096
+
+
+SNAPSHOT_FRAMES = 6
+
+
+async def looked_at(bench: Bench) -> None:
+    await opened(bench)
+    await bench.pilot.press("pagedown", "pagedown")
+    await settle(bench)
+
+
+async def chosen_anew(bench: Bench) -> None:
+    await looked_at(bench)
+    await bench.pilot.press("left_square_bracket", "plus", "plus", "pagedown", "pagedown")
+    await settle(bench)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("lead", [looked_at, chosen_anew])
+def test_the_screen(looks: Any, clip: Path, size: tuple[int, int], lead: Any) -> None:  # noqa: F811
+    assert looks(lead, size, media=[str(clip)], settings=Settings(frames=SNAPSHOT_FRAMES))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_card_after_a_question(looks: Any, clip: Path, size: tuple[int, int]) -> None:  # noqa: F811
+    async def lead(bench: Bench) -> None:
+        await bench.until_idle()
+        await bench.ask_and_wait("What happens?")
+
+    assert looks(lead, size, ("It gets lighter.",), media=[str(clip)], settings=Settings(frames=SNAPSHOT_FRAMES))
