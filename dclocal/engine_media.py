@@ -135,14 +135,14 @@ def bundle_facts(session: ChatSession) -> BundleFacts:
 
 def frame_room(session: ChatSession) -> FrameRoom:
     """What the frames of a video of up to LONG_S seconds have room in."""
-    from dclocal.frames import _reserved, _tokens_beside
+    from dclocal.frames import reserved_tokens, tokens_beside_frame
     from dclocal.sampling import Span
     from dclocal.video_plan import frame_choices
 
     manifest = session.bundle.manifest
     return FrameRoom(
         session.llm.n_ctx,
-        _reserved(session, None, None),
-        _tokens_beside(session, manifest.video, Span(0.0, LONG_S, LONG_S, 1)),
+        reserved_tokens(session, None, None),
+        tokens_beside_frame(session, manifest.video, Span(0.0, LONG_S, LONG_S, 1)),
         frame_choices(manifest.vision, manifest.video.pool),
     )

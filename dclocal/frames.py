@@ -105,10 +105,10 @@ def attach_video(
         wanted,
         request.tokens_per_frame,
         session.llm.n_ctx,
-        _reserved(session, question, max_tokens),
+        reserved_tokens(session, question, max_tokens),
         choices=frame_choices(manifest.vision, video.pool),
         defaults=video,
-        beside_frame=_tokens_beside(session, video, span),
+        beside_frame=tokens_beside_frame(session, video, span),
     )
 
     def frames(closed: Callable[[], bool]) -> Iterator[list[Prepared]]:
@@ -180,7 +180,7 @@ def frame_label(time_s: float) -> str:
     return f"At {time_s:.1f} s: "
 
 
-def _reserved(session: ChatSession, question: str | None, max_tokens: int | None) -> int:
+def reserved_tokens(session: ChatSession, question: str | None, max_tokens: int | None) -> int:
     """The tokens of the text around the frames, and of the answer."""
     manifest = session.bundle.manifest
     said = [message for message in session.messages if message.role == "system"]
@@ -192,7 +192,7 @@ def _reserved(session: ChatSession, question: str | None, max_tokens: int | None
     return text + answer + talk
 
 
-def _tokens_beside(session: ChatSession, video: VideoDefaults, span: Span) -> int:
+def tokens_beside_frame(session: ChatSession, video: VideoDefaults, span: Span) -> int:
     beside = len(session.llm.tokenize(session.bundle.manifest.prompt.image_suffix, True))
     return beside + (len(session.llm.tokenize(frame_label(span.duration_s), False)) if video.times else 0)
 

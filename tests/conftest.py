@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -109,3 +110,13 @@ def picture() -> Image.Image:
     """A small picture with structure, 40 by 30."""
     values = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     return Image.fromarray(values)
+
+
+@pytest.fixture(scope="session")
+def grey_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four seconds at ten frames a second, each of a grey of its own: frame n is about 6n."""
+    file = tmp_path_factory.mktemp("video") / "clip.mp4"
+    raw = b"".join(bytes([6 * number]) * (64 * 48 * 3) for number in range(40))
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "64x48", "-r", "10", "-i", "-"]
+    subprocess.run(["ffmpeg", "-v", "error", *source, "-pix_fmt", "yuv420p", str(file)], input=raw, check=True)
+    return file
