@@ -18,6 +18,7 @@ from dclocal.manifest import MAX_SCALE, AdapterSpec
 
 if TYPE_CHECKING:
     from dclocal.chat import ChatSession
+    from dclocal.llama_context import Context
 
 NONE = "none"
 
@@ -88,7 +89,7 @@ class Adapters:
     `scales` holds those in use, by name; one at scale 0 is not in use.
     """
 
-    def __init__(self, model: Any, context: Any, files: Mapping[str, Path]):
+    def __init__(self, model: Any, context: Context, files: Mapping[str, Path]):
         self._model, self._context, self._files = model, context, files
         self._loaded: dict[str, Any] = {}
         self._settled = True
@@ -117,10 +118,15 @@ class Adapters:
         )
         values = (ctypes.c_float * len(used))(*used.values())
         self._settled = False
-        status = llama.llama_set_adapters_lora(self._context, pointers, len(used), values)
+        status = llama.llama_set_adapters_lora(self._context.pointer, pointers, len(used), values)
         if status:
             raise RuntimeError(f"llama.cpp could not set {len(used)} adapters (status {status})")
         self.scales, self._settled = used, True
+
+    def renew(self) -> None:
+        """Set them again: the context was made anew."""
+        if self.scales:
+            self.switch(self.scales)
 
     def _load(self, name: str, file: Path) -> Any:
         import llama_cpp.llama_cpp as llama  # `choose` and a bundle's list need no runtime

@@ -11,7 +11,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dclocal.cells import common_prefix, plan_prefill, segment_cells
 from dclocal.chat_events import (
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
+    from dclocal.known_pictures import PictureMemory
+
 STEP = 256
 """Tokens that are evaluated between two looks at whether the work is called off."""
 Stopped = Callable[[], bool]
@@ -46,11 +48,14 @@ class ChatSession:
     """One conversation with a bundle, or with what describes itself as one.
 
     `turns` is what was said so far; set to fewer of them, the conversation goes on from there.  Not safe for use from
-    several threads at once.  What takes time looks now and then at `stopped`, where it is given.
+    several threads at once.  What takes time looks now and then at `stopped`, where it is given.  `memory` is what
+    earlier runs found out about pictures.
     """
 
-    def __init__(self, bundle: Model, vision: Vision, llm: LanguageModel, system: str = ""):
-        self.bundle, self.vision, self.llm = bundle, vision, llm
+    def __init__(
+        self, bundle: Model, vision: Vision, llm: LanguageModel, system: str = "", memory: PictureMemory | None = None
+    ):
+        self.bundle, self.vision, self.llm, self._memory = bundle, vision, llm, memory
         self._newline = bundle.read_newline()
         self.system = system
         self._numbers: dict[str, int] = {}
@@ -219,10 +224,15 @@ class ChatSession:
         """Evaluate a prompt and say so; None where that is called off, then a part of it is in the cache."""
         started = time.perf_counter()
         _, plan = plan_prefill(self.llm.cells, segments, self.llm.n_ctx)
-        for count in range(plan.reused + STEP, plan.total, STEP) if stopped else ():
+        start = self._memory.recall(segments) if self._memory else 0
+        _, plan = plan_prefill(self.llm.cells, segments, self.llm.n_ctx)
+        steps = range(plan.reused + STEP, plan.total, STEP) if stopped else ()
+        for count in sorted({*steps, start} - {0}):
             if stopped and stopped():
                 return None
             self.llm.prefill(first_tokens(segments, count))
+            if self._memory and count == start:
+                self._memory.remember()
         self.llm.prefill(segments)
         if stopped and stopped():
             return None
@@ -251,10 +261,14 @@ class ChatSession:
         if key in self._encode_ms:
             return ImageEncoded(key, False, self._encode_ms.pop(key))
         started = time.perf_counter()
+        if self._memory and key not in self._embeds and (known := self._memory.embeds(key)) is not None:
+            self._embeds[key] = known
         cached = key in self._embeds
         if not cached:
             spec = self.bundle.manifest.vision
             self._embeds[key] = encode_picture(self._images[key], spec, self.vision.encode, self._newline)
+            if self._memory:
+                self._memory.keep_embeds(key, self._embeds[key])
         return ImageEncoded(key, cached, _milliseconds_since(started))
 
     def _past(self, turns: Sequence[Turn]) -> list[Segment]:
@@ -276,14 +290,6 @@ class ChatSession:
             if label := self._labels.get(piece.image or ""):
                 yield Piece(label)
             yield piece
-
-
-def transcript(session: ChatSession) -> dict[str, Any]:
-    """The conversation as JSON data: the bundle's name and every message with its images' keys."""
-    return {
-        "bundle": session.bundle.manifest.name,
-        "messages": [dataclasses.asdict(message) for message in session.messages],
-    }
 
 
 def _milliseconds_since(started: float) -> float:

@@ -54,7 +54,7 @@ def open_bundle_session(request: Open, progress: Progress) -> ChatSession:
 
     bundle = open_bundle(request.bundle, progress)
     progress(f"loading {bundle.manifest.name}", 0, 0)
-    return open_session(bundle, system=request.system, threads=request.threads, lora=request.lora)
+    return open_session(bundle, system=request.system, threads=request.threads, lora=request.lora, remember=True)
 
 
 def _take_pipes() -> tuple[BinaryIO, BinaryIO]:

@@ -17,15 +17,14 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 
 from dclocal.adapters import Adapters
-from dclocal.bundle import PENALTY_WINDOW, Sampling
+from dclocal.bundle import Sampling
 from dclocal.cells import Cell, Prefill, plan_prefill, utf8
 from dclocal.errors import BundleError, PromptError
+from dclocal.llama_context import SEQUENCE, Context
 from dclocal.llama_log import capture_log, run_logging
+from dclocal.llama_sampler import new_sampler
 from dclocal.machine import usable_cores
 from dclocal.prompt import Embeds, Segment
-
-BATCH = 512
-SEQUENCE = 0
 
 
 class LLM:
@@ -45,7 +44,8 @@ class LLM:
         adapters: Mapping[str, Path] | None = None,
     ):
         self._log = capture_log()
-        self._model = self._context = None
+        self._model: Any = None
+        self._context: Context | None = None
         self.cells: list[Cell] = []
         self.evaluated_tokens = 0
         self.last_tokens: list[int] = []
@@ -56,11 +56,16 @@ class LLM:
         self._vocab = llama.llama_model_get_vocab(self._model)
         self.n_embd: int = llama.llama_model_n_embd(self._model)
         self.n_vocab: int = llama.llama_vocab_n_tokens(self._vocab)
-        self._context = self._opened(path, n_ctx, threads or usable_cores())
-        self.n_ctx: int = llama.llama_n_ctx(self._context)
-        self._batch: int = min(BATCH, llama.llama_n_batch(self._context))  # less in a context shorter than BATCH
-        self._memory = llama.llama_get_memory(self._context)
+        try:
+            self._context = self._open_context(path, n_ctx, threads or usable_cores())
+        except BaseException:
+            self.close()
+            raise
+        self.n_ctx: int = self._context.n_ctx
         self._adapters = Adapters(self._model, self._context, adapters or {})
+
+    def _open_context(self, path: Path, n_ctx: int, threads: int) -> Context:
+        return Context(self._model, path, n_ctx, threads)
 
     def _loaded(self, path: Path, params: Any) -> Any:
         if not path.is_file():
@@ -71,20 +76,14 @@ class LLM:
             raise BundleError(f"{path} cannot be loaded: {why}", "remove the bundle and pull it again")
         return model
 
-    def _context_params(self, n_ctx: int, threads: int) -> Any:
-        params = llama.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, BATCH, BATCH
-        params.n_threads = params.n_threads_batch = threads
-        params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
-        params.no_perf = True
-        return params
+    @property
+    def _opened(self) -> Context:
+        assert self._context is not None  # until it is closed
+        return self._context
 
-    def _opened(self, path: Path, n_ctx: int, threads: int) -> Any:
-        context = run_logging(llama.llama_init_from_model, self._model, self._context_params(n_ctx, threads))
-        if not context:
-            self.close()
-            raise BundleError(f"{path}: no context of {n_ctx} tokens could be made", "free memory and try again")
-        return context
+    @property
+    def _pointer(self) -> Any:
+        return self._opened.pointer
 
     @property
     def adapters(self) -> Mapping[str, float]:
@@ -140,7 +139,7 @@ class LLM:
 
     def logits(self) -> np.ndarray:
         """A copy of the logits after the last position, float32 `[n_vocab]`."""
-        pointer = llama.llama_get_logits_ith(self._context, -1)
+        pointer = llama.llama_get_logits_ith(self._pointer, -1)
         return np.ctypeslib.as_array(pointer, shape=(self.n_vocab,)).copy()
 
     def score(self, ids: Sequence[int]) -> np.ndarray:
@@ -148,13 +147,24 @@ class LLM:
         if len(self.cells) + len(ids) > self.n_ctx:
             raise PromptError(f"{len(self.cells) + len(ids)} tokens, the context holds {self.n_ctx}", "shorten it")
         rows = np.empty((len(ids), self.n_vocab), np.float32)
-        for start in range(0, len(ids), self._batch):
-            run = ids[start : start + self._batch]
+        for start in range(0, len(ids), self._opened.batch):
+            run = ids[start : start + self._opened.batch]
             self._evaluate_tokens(run, True, every=True)
             for index in range(len(run)):
-                pointer = llama.llama_get_logits_ith(self._context, index)
+                pointer = llama.llama_get_logits_ith(self._pointer, index)
                 rows[start + index] = np.ctypeslib.as_array(pointer, shape=(self.n_vocab,))
         return rows
+
+    def state(self) -> bytes:
+        """What the cache holds as llama.cpp's state of it, for `restore`."""
+        return self._opened.state()
+
+    def restore(self, state: bytes, cells: Sequence[Cell]) -> None:
+        """Make the cache hold the `cells` of a state of this model with these adapters.  Raises BundleError."""
+        self._forget_from(0)
+        self._make_room(len(cells))
+        self._opened.restore(state)
+        self.cells = list(cells)
 
     def forget(self) -> None:
         """Empty the cache, so that the next prompt is evaluated from its start."""
@@ -163,15 +173,16 @@ class LLM:
     @property
     def can_slide(self) -> bool:
         """Whether `drop_cells` is possible: the model's positions can be changed after the fact."""
-        return bool(llama.llama_memory_can_shift(self._memory))
+        return bool(llama.llama_memory_can_shift(self._opened.memory))
 
     def drop_cells(self, start: int, end: int) -> None:
         """Remove cells from `start` up to `end`; those behind move up.  BundleError where `can_slide` is false."""
+        self._make_room(self.n_ctx)  # cells whose positions changed cannot move before the next evaluation
         kept = self.cells[end:]
         del self.cells[start:]  # interrupted, the record knows less than the cache, and the next prefill cuts it off
-        if not self.can_slide or not llama.llama_memory_seq_rm(self._memory, SEQUENCE, start, end):
+        if not self.can_slide or not llama.llama_memory_seq_rm(self._opened.memory, SEQUENCE, start, end):
             raise BundleError("this model's memory cannot slide", "evaluate the window anew")
-        llama.llama_memory_seq_add(self._memory, SEQUENCE, end, -1, start - end)
+        llama.llama_memory_seq_add(self._opened.memory, SEQUENCE, end, -1, start - end)
         self.cells += kept
 
     def generate(self, sampling: Sampling, *, seed: int, max_tokens: int, stop: Sequence[str] = ()) -> Iterator[str]:
@@ -183,10 +194,10 @@ class LLM:
         stop_ids = {ids[0] for ids in (self.tokenize(text, True) for text in stop) if len(ids) == 1}
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self.last_tokens = []
-        sampler = _sampler(sampling, seed, self.n_vocab)
+        sampler = new_sampler(sampling, seed, self.n_vocab)
         try:
             while len(self.last_tokens) < max_tokens:
-                token = llama.llama_sampler_sample(sampler, self._context, -1)
+                token = llama.llama_sampler_sample(sampler, self._pointer, -1)
                 if token in stop_ids or llama.llama_vocab_is_eog(self._vocab, token):
                     break
                 self.last_tokens.append(token)
@@ -206,7 +217,7 @@ class LLM:
     def close(self) -> None:
         """Give the memory back; the object is of no use afterwards."""
         if self._context:
-            llama.llama_free(self._context)
+            self._context.close()
         if self._model:
             llama.llama_model_free(self._model)
         self._context = self._model = None
@@ -226,15 +237,19 @@ class LLM:
                 return buffer.raw[:count]
             room = -count
 
+    def _make_room(self, cells: int) -> None:
+        if self._opened.make_room(cells):
+            self._adapters.renew()
+
     def _forget_from(self, position: int) -> None:
         """Drop the cells from `position` on, and whatever an interrupted evaluation left behind them."""
         del self.cells[position:]
-        if not llama.llama_memory_seq_rm(self._memory, SEQUENCE, position, -1):
+        if not llama.llama_memory_seq_rm(self._opened.memory, SEQUENCE, position, -1):
             raise BundleError("this model's memory cannot be cut", "export it with an attention-based language model")
 
     def _evaluate_tokens(self, ids: Sequence[int], want_logits: bool, every: bool = False) -> None:
-        for start in range(0, len(ids), self._batch):
-            run = ids[start : start + self._batch]
+        for start in range(0, len(ids), self._opened.batch):
+            run = ids[start : start + self._opened.batch]
             batch = llama.llama_batch_init(len(run), 0, 1)
             values = np.array(run, dtype=np.int32)
             ctypes.memmove(batch.token, values.ctypes.data, values.nbytes)
@@ -248,8 +263,8 @@ class LLM:
 
     def _evaluate_embeds(self, segment: Embeds, skip: int, want_logits: bool) -> None:
         values = np.ascontiguousarray(segment.values)
-        for start in range(skip, len(values), self._batch):
-            rows = values[start : start + self._batch]
+        for start in range(skip, len(values), self._opened.batch):
+            rows = values[start : start + self._opened.batch]
             batch = llama.llama_batch_init(len(rows), self.n_embd, 1)
             ctypes.memmove(batch.embd, rows.ctypes.data, rows.nbytes)
             cells: list[Cell] = [(segment.key, row) for row in range(start, start + len(rows))]
@@ -262,6 +277,7 @@ class LLM:
         """
         position = len(self.cells)
         try:
+            self._make_room(position + len(cells))
             batch.n_tokens = len(cells)
             for index in range(len(cells)):
                 batch.pos[index] = position + index
@@ -269,29 +285,10 @@ class LLM:
                 batch.seq_id[index][0] = SEQUENCE
                 batch.logits[index] = every
             batch.logits[len(cells) - 1] = want_logits
-            status = llama.llama_decode(self._context, batch)
+            status = llama.llama_decode(self._pointer, batch)
             if status:
                 raise RuntimeError(f"llama.cpp could not evaluate {len(cells)} tokens (status {status})")
             self.cells += cells
             self.evaluated_tokens += len(cells)
         finally:
             llama.llama_batch_free(batch)
-
-
-def _sampler(sampling: Sampling, seed: int, n_vocab: int) -> Any:
-    chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
-    steps = []
-    if sampling.repeat_penalty != 1.0:
-        steps.append(llama.llama_sampler_init_penalties(n_vocab, PENALTY_WINDOW, sampling.repeat_penalty, 0.0, 0.0))
-    if sampling.temperature <= 0:
-        steps.append(llama.llama_sampler_init_greedy())
-    else:
-        steps += [
-            llama.llama_sampler_init_top_k(sampling.top_k),
-            llama.llama_sampler_init_top_p(sampling.top_p, 1),
-            llama.llama_sampler_init_temp(sampling.temperature),
-            llama.llama_sampler_init_dist(seed & 0xFFFFFFFF),
-        ]
-    for step in steps:
-        llama.llama_sampler_chain_add(chain, step)
-    return chain

@@ -126,7 +126,7 @@ class Repl:
 
     def save(self, argument: str) -> None:
         path = Path(unquote(argument) or "conversation.md").expanduser()
-        from dclocal.chat import transcript
+        from dclocal.turns import transcript
 
         data = transcript(self.session)
         if path.suffix == ".json":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,10 +18,13 @@ from dclocal.images import MAX_FILE_BYTES, load_image
 from dclocal.progress import Progress, silent
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
 
     from dclocal.chat import ChatSession
+    from dclocal.known_pictures import KnownPictures
     from dclocal.llm import LLM
+    from dclocal.vision import VisionEncoder
 
 STANDARD_INPUT = "-"
 BACKENDS = "dclocal.backends"
@@ -36,22 +39,74 @@ def load_images(sources: Sequence[str]) -> list[Image]:
 
 
 def open_session(
-    bundle: Bundle, *, system: str = "", threads: int | None = None, lora: Sequence[str] = ()
+    bundle: Bundle,
+    *,
+    system: str = "",
+    threads: int | None = None,
+    lora: Sequence[str] = (),
+    remember: bool = False,
+    images: Sequence[Image] = (),
 ) -> ChatSession:
     """A ready session; vision encoder and language model are loaded at the same time.
 
     `lora` chooses adapters as `adapters.choose` reads them, all of the bundle's at their scales where it is empty.
+    With `remember`, pictures are kept on disk and known again (`known_pictures`); if all of `images`, those that are
+    asked about first, are known, the vision encoder is only loaded once another picture needs it.
     """
     from dclocal.adapters import choose, default_scales
     from dclocal.chat import ChatSession
-    from dclocal.vision import VisionEncoder
+    from dclocal.known_pictures import PictureMemory, known_pictures
 
-    known = bundle.manifest.adapters
-    scales = choose(known, lora) if lora else default_scales(known)
-    with ThreadPoolExecutor(1) as pool:
-        vision = pool.submit(VisionEncoder, bundle, threads)
+    adapters = bundle.manifest.adapters
+    scales = choose(adapters, lora) if lora else default_scales(adapters)
+    known = known_pictures(bundle) if remember else None
+    vision = LateVision(bundle, threads)
+    if not (known and images and all(_is_known(known, image) for image in images)):
+        vision.load()
+    try:
         llm = open_llm(bundle, scales, threads)
-        return ChatSession(bundle, vision.result(), llm, system)
+    finally:
+        vision.wait()
+    return ChatSession(bundle, vision, llm, system, PictureMemory(known, llm) if known else None)
+
+
+def _is_known(known: KnownPictures, image: Image) -> bool:
+    from dclocal.images import image_key
+
+    return known.embeds(image_key(image)) is not None
+
+
+class LateVision:
+    """A bundle's vision encoder, loaded in the background by `load`, or when the first picture comes."""
+
+    def __init__(self, bundle: Bundle, threads: int | None):
+        self._bundle, self._threads = bundle, threads
+        self._loading: Future[VisionEncoder] | None = None
+
+    def load(self) -> None:
+        """Begin to load it."""
+        from dclocal.vision import VisionEncoder
+
+        if self._loading is None:
+            pool = ThreadPoolExecutor(1)
+            self._loading = pool.submit(VisionEncoder, self._bundle, self._threads)
+            pool.shutdown(wait=False)
+
+    def wait(self) -> None:
+        """Until what was begun is done; raises BundleError where it cannot be loaded."""
+        if self._loading is not None:
+            self._loading.result()
+
+    @property
+    def encoded_images(self) -> int:
+        """How many pictures were encoded."""
+        return self._loading.result().encoded_images if self._loading else 0
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        """float32 `[n, 3, size, size]` to float32 `[n, tokens, n_embd]`."""
+        self.load()
+        assert self._loading is not None
+        return self._loading.result().encode(pixels)
 
 
 def open_llm(bundle: Bundle, scales: Mapping[str, float], threads: int | None = None) -> LLM:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from dclocal.chat_events import ImageEncoded, PromptReady, Stats
 from dclocal.prompt import Embeds, Message, Segment, Tokens
 from dclocal.repetition import GuardedAnswer
+
+if TYPE_CHECKING:
+    from dclocal.chat import ChatSession
 
 
 @dataclass(frozen=True)
@@ -58,3 +63,11 @@ def answer_stats(
         answer_tokens=tokens,
         image_cached=bool(encoded) and all(event.cached for event in encoded),
     )
+
+
+def transcript(session: ChatSession) -> dict[str, Any]:
+    """The conversation as JSON data: the bundle's name and every message with its images' keys."""
+    return {
+        "bundle": session.bundle.manifest.name,
+        "messages": [dataclasses.asdict(message) for message in session.messages],
+    }

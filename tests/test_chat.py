@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dclocal.chat import Answered, ChatSession, ImageEncoded, PromptReady, TextPiece, transcript
+from dclocal.chat import Answered, ChatSession, ImageEncoded, PromptReady, TextPiece
 from dclocal.errors import PromptError
 from dclocal.fake import FakeLLM, FakeVision, fake_bundle
+from dclocal.turns import transcript
 
 
 def session(tmp_path: Path, *answers: str, n_ctx: int = 400) -> ChatSession:

@@ -136,7 +136,7 @@ def with_adapter(gguf: Path, adapter: Path, scale: float, ids: list[int]) -> np.
         adapters = (llama.llama_adapter_lora_p_ctypes * 1)(ctypes.cast(loaded, llama.llama_adapter_lora_p_ctypes))
         scales = (ctypes.c_float * 1)(scale)
         array = ctypes.cast(adapters, ctypes.POINTER(llama.llama_adapter_lora_p_ctypes))
-        assert llama.llama_set_adapters_lora(llm._context, array, 1, scales) == 0
+        assert llama.llama_set_adapters_lora(llm._pointer, array, 1, scales) == 0
         found = llm.score(ids)
     return found
 

@@ -72,7 +72,8 @@ def chat(
     pictures = load_images(images)
     with for_terminal() as progress:
         if checkpoint is None:
-            session = open_session(open_bundle(bundle_name, progress), system=system, threads=threads, lora=lora)
+            bundle = open_bundle(bundle_name, progress)
+            session = open_session(bundle, system=system, threads=threads, lora=lora, remember=True, images=pictures)
         else:
             session = open_checkpoint_session(
                 checkpoint, load_in_4bit=load_in_4bit, system=system, threads=threads, progress=progress

@@ -18,6 +18,7 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 
 from dclocal.errors import UserError
+from dclocal.llama_context import Context
 from dclocal.llm import LLM
 from dclocal.progress import Progress, silent
 from dclocal.prompt import Embeds, Segment, Tokens
@@ -71,10 +72,8 @@ class _Collector(LLM):
         self._callback = llama.ggml_backend_sched_eval_callback(self._watch)
         super().__init__(path, n_ctx=n_ctx)
 
-    def _context_params(self, n_ctx: int, threads: int) -> Any:
-        params = super()._context_params(n_ctx, threads)
-        params.cb_eval = self._callback
-        return params
+    def _open_context(self, path: Path, n_ctx: int, threads: int) -> Context:
+        return Context(self._model, path, n_ctx, threads, on_tensor=self._callback)
 
     def _decode(self, batch: Any, cells: Sequence[Any], want_logits: bool, every: bool = False) -> None:
         super()._decode(batch, cells, True, True)  # else the last layer computes one position alone

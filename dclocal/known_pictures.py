@@ -1,0 +1,179 @@
+"""What earlier runs found out about pictures, on disk: their embeddings, and the prompt's start evaluated with them.
+
+A picture that was asked about before costs neither the vision encoder nor its prefill, in any process.  Entries are
+named by their content and by all that they depend on, written beside their place and renamed, and checked by a
+digest when they are read.  What was used longest ago goes first.  $DCLOCAL_PICTURE_CACHE_MB bounds them; 0 keeps none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dclocal.bundle import MANIFEST, Bundle
+from dclocal.cells import Cell, common_prefix, segment_cells
+from dclocal.errors import BundleError, UserError
+from dclocal.prompt import Embeds, Segment
+
+if TYPE_CHECKING:
+    from dclocal.llm import LLM
+
+FOLDER = "pictures"
+LIMIT = "DCLOCAL_PICTURE_CACHE_MB"
+DEFAULT_LIMIT_MB = 256
+DIGEST_BYTES = 16
+EMBEDS, STATE = ".embeds", ".state"
+MAX_STATE_CELLS = 768
+"""A longer start of a prompt is evaluated anew: its state would take more room than many pictures'."""
+
+
+class KnownPictures:
+    """The entries of one bundle, as this version of llama.cpp evaluates it.  Never raises for trouble with the disk:
+    what cannot be read is not known, what cannot be written is not kept."""
+
+    def __init__(self, folder: Path, bundle: Bundle, limit_bytes: int):
+        from llama_cpp import __version__ as version
+
+        manifest = hashlib.sha256((bundle.path / MANIFEST).read_bytes())
+        self._model = hashlib.sha256(f"{manifest.hexdigest()} {version}".encode()).digest()
+        self._vision, self._folder, self._limit = bundle.manifest.vision, folder, limit_bytes
+
+    def embeds(self, key: str) -> np.ndarray | None:
+        """A picture's embeddings, float32 `[tokens, n_embd]`; None where they are not known."""
+        data = self._read(self._named(EMBEDS, key))
+        width = 4 * self._vision.n_embd
+        if data is None or not data or len(data) % width:
+            return None
+        return np.frombuffer(data, np.float32).reshape(-1, self._vision.n_embd)
+
+    def keep_embeds(self, key: str, embeds: np.ndarray) -> None:
+        """Keep a picture's embeddings."""
+        self._write(self._named(EMBEDS, key), np.ascontiguousarray(embeds, np.float32).tobytes())
+
+    def state(self, cells: Sequence[Cell], adapters: Mapping[str, float]) -> bytes | None:
+        """llama.cpp's state of these cells, evaluated with these adapters; None where it is not known."""
+        return self._read(self._named(STATE, repr((list(cells), sorted(adapters.items())))))
+
+    def keep_state(self, cells: Sequence[Cell], adapters: Mapping[str, float], data: bytes) -> None:
+        """Keep the state of these cells."""
+        self._write(self._named(STATE, repr((list(cells), sorted(adapters.items())))), data)
+
+    def _named(self, kind: str, content: str) -> Path:
+        return self._folder / (hashlib.sha256(self._model + content.encode()).hexdigest()[:40] + kind)
+
+    def _read(self, path: Path) -> bytes | None:
+        try:
+            data = path.read_bytes()
+            os.utime(path)
+        except OSError:
+            return None
+        digest, content = data[:DIGEST_BYTES], data[DIGEST_BYTES:]
+        if _digest(content) == digest:
+            return content
+        with suppress(OSError):
+            path.unlink()
+        return None
+
+    def _write(self, path: Path, content: bytes) -> None:
+        with suppress(OSError):
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._make_room(len(content) + DIGEST_BYTES)
+            descriptor, part = tempfile.mkstemp(suffix=".part", dir=self._folder)
+            try:
+                with os.fdopen(descriptor, "wb") as stream:
+                    stream.write(_digest(content))
+                    stream.write(content)
+                os.replace(part, path)
+            except OSError:
+                os.unlink(part)
+
+    def _make_room(self, size: int) -> None:
+        """Delete what was used longest ago; another process may be doing the same."""
+        found = []
+        for entry in os.scandir(self._folder):
+            with suppress(OSError):
+                status = entry.stat()
+                found.append((status.st_mtime, status.st_size, entry.path))
+        total = size + sum(each for _, each, _ in found)
+        for _, each, path in sorted(found):
+            if total <= self._limit:
+                break
+            with suppress(OSError):
+                os.unlink(path)
+            total -= each
+
+
+class PictureMemory:
+    """What a conversation asks of known pictures: embeddings, and the cache up to the end of its first picture."""
+
+    def __init__(self, known: KnownPictures, llm: LLM):
+        self._known, self._llm = known, llm
+        self._writer = ThreadPoolExecutor(1)  # joined when the interpreter ends
+
+    def embeds(self, key: str) -> np.ndarray | None:
+        """A picture's embeddings, float32 `[tokens, n_embd]`, where they are known."""
+        return self._known.embeds(key)
+
+    def keep_embeds(self, key: str, embeds: np.ndarray) -> None:
+        """Keep a picture's embeddings, in the background."""
+        self._writer.submit(self._known.keep_embeds, key, embeds)
+
+    def recall(self, segments: Sequence[Segment]) -> int:
+        """Bring the prompt's start back into the cache where it is known; where it is not, how many of its tokens are
+        to be evaluated before `remember` is called, 0 where it is not worth while."""
+        start = start_of(segments)
+        if not start or common_prefix(self._llm.cells, start) == len(start):
+            return 0
+        state = self._known.state(start, self._llm.adapters)
+        if state is None:
+            return len(start)
+        try:
+            self._llm.restore(state, start)
+        except BundleError:
+            return len(start)
+        return 0
+
+    def remember(self) -> None:
+        """Keep what the cache holds now; it is written in the background."""
+        cells, adapters = list(self._llm.cells), dict(self._llm.adapters)
+        self._writer.submit(self._known.keep_state, cells, adapters, self._llm.state())
+
+    def wait(self) -> None:
+        """Until everything is written."""
+        self._writer.submit(int).result()
+
+
+def start_of(segments: Sequence[Segment]) -> list[Cell]:
+    """The cells up to the end of the first picture; empty where there is none, or they are more than
+    MAX_STATE_CELLS."""
+    for count, segment in enumerate(segments, 1):
+        if isinstance(segment, Embeds):
+            cells = list(segment_cells(segments[:count]))
+            return cells if len(cells) <= MAX_STATE_CELLS else []
+    return []
+
+
+def known_pictures(bundle: Bundle) -> KnownPictures | None:
+    """This bundle's known pictures under the folder of everything kept; None where none are to be kept.
+
+    Raises UserError where the bound is no number.
+    """
+    from dclocal.store import home
+
+    given = os.environ.get(LIMIT, str(DEFAULT_LIMIT_MB))
+    if not given.isascii() or not given.isdigit():
+        raise UserError(f"{LIMIT} is {given!r:.40}", "set it to a number of megabytes, 0 for none")
+    limit = int(given) << 20
+    return KnownPictures(home() / FOLDER, bundle, limit) if limit else None
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()[:DIGEST_BYTES]

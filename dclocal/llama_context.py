@@ -1,0 +1,86 @@
+"""A llama.cpp context whose memory grows with what it holds, up to a limit.
+
+A context's memory is claimed and cleared when it is made, 23 MB for each 1,024 tokens of the embedded model; most
+conversations need little of what their model could hold.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+import llama_cpp.llama_cpp as llama
+
+from dclocal.errors import BundleError
+from dclocal.llama_log import run_logging
+
+BATCH = 512
+FIRST_ROOM = 1024
+SEQUENCE = 0
+
+
+class Context:
+    """One sequence of a model's cells.
+
+    `pointer` and `memory` are llama.cpp's, and change when the context grows; `n_ctx` is the limit, 0 the model's
+    own.  `on_tensor` is llama.cpp's callback on every tensor.  Raises BundleError where there is not the memory.
+    """
+
+    def __init__(self, model: Any, path: Path, n_ctx: int, threads: int, on_tensor: Any = None):
+        self._model, self._path, self._threads, self._on_tensor = model, path, threads, on_tensor
+        self.n_ctx = n_ctx or llama.llama_model_n_ctx_train(model)
+        self.pointer: Any = None
+        self._make(min(FIRST_ROOM, self.n_ctx))
+
+    @property
+    def memory(self) -> Any:
+        """llama.cpp's memory of the cells."""
+        return llama.llama_get_memory(self.pointer)
+
+    def make_room(self, cells: int) -> bool:
+        """See to it that this many cells fit, which must be at most `n_ctx`; whether the context was made anew.
+
+        The cells it holds move; the logits of the last evaluation do not.
+        """
+        if cells <= self._room:
+            return False
+        held, old = self.state(), self.pointer
+        self._make(min(self.n_ctx, max(2 * self._room, -(-cells // BATCH) * BATCH)))
+        llama.llama_free(old)
+        self.restore(held)
+        return True
+
+    def state(self) -> bytes:
+        """All cells with what was evaluated in them, for `restore` on the same model."""
+        size = llama.llama_state_seq_get_size(self.pointer, SEQUENCE)
+        buffer = (ctypes.c_ubyte * size)()
+        written = llama.llama_state_seq_get_data(self.pointer, buffer, size, SEQUENCE)
+        return ctypes.string_at(buffer, written)
+
+    def restore(self, state: bytes) -> None:
+        """Take over the cells of a state in place of those held.  Raises BundleError where it is not this model's."""
+        buffer = (ctypes.c_ubyte * len(state)).from_buffer_copy(state)
+        llama.llama_memory_seq_rm(self.memory, SEQUENCE, 0, -1)
+        if not run_logging(llama.llama_state_seq_set_data, self.pointer, buffer, len(state), SEQUENCE):
+            raise BundleError(f"{self._path}: a state of this model could not be taken up", "start anew")
+
+    def close(self) -> None:
+        """Give the memory back."""
+        if self.pointer:
+            llama.llama_free(self.pointer)
+        self.pointer = None
+
+    def _make(self, room: int) -> None:
+        params = llama.llama_context_default_params()
+        params.n_ctx, params.n_batch, params.n_ubatch = room, BATCH, BATCH
+        params.n_threads = params.n_threads_batch = self._threads
+        params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        params.no_perf = True
+        if self._on_tensor is not None:
+            params.cb_eval = self._on_tensor
+        pointer = run_logging(llama.llama_init_from_model, self._model, params)
+        if not pointer:
+            raise BundleError(f"{self._path}: no context of {room} tokens could be made", "free memory and try again")
+        self.pointer, self._room = pointer, llama.llama_n_ctx(pointer)
+        self.batch = min(BATCH, llama.llama_n_batch(pointer))
