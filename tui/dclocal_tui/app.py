@@ -40,7 +40,7 @@ class DclocalApp(App[None]):
     """Runs one engine and one history, which its caller opens and closes."""
 
     TITLE = "dclocal"
-    CSS_PATH: ClassVar = ["screens/screens.tcss", *(f"widgets/{name}.tcss" for name in WIDGETS)]
+    CSS_PATH: ClassVar = ["screens/screens.tcss", "screens/browse.tcss", *(f"widgets/{name}.tcss" for name in WIDGETS)]
 
     def __init__(
         self,

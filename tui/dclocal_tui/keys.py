@@ -18,6 +18,7 @@ ACTIONS = (
     ("bundles", "f4", "Bundles: which model answers"),
     ("restart", "f5", "Start the model's process again"),
     ("log", "f6", "The model's log"),
+    ("browse", "ctrl+o", "Files: browse, preview, attach"),
     ("example", "f7", "An example picture and a first question"),
     ("quit", "ctrl+q", "Quit"),
 )
@@ -30,6 +31,7 @@ TYPING = (
     ("Tab", "Complete a path; else to the pictures (Delete takes one off)"),
     ("@path", "Attach this in the question; quotes around spaces"),
     ("/attach PATH", "Attach a picture, video or URL; paste or drop does it too"),
+    ("/browse FOLDER", "Choose files in a folder"),
     ("/remove N", "Take picture N off while no question has shown it"),
     ("/export FILE", "Write the conversation to FILE.md or FILE.json"),
     ("/help /new /quit", "As their keys"),

@@ -15,7 +15,7 @@ from dclocal_tui.example import QUESTION, example
 from dclocal_tui.keys import BINDINGS
 from dclocal_tui.messages import FragmentChanged, PathsPasted, RemoveWanted, Submitted
 from dclocal_tui.paths import complete, media_of, named_media
-from dclocal_tui.screens.dialogs import Dialogs
+from dclocal_tui.screens.attaching import Attaching
 from dclocal_tui.shelf import Item
 from dclocal_tui.state import Status, Turn
 from dclocal_tui.talk import Talk
@@ -31,7 +31,7 @@ HINT = "Enter sends · Ctrl+J new line · F1 help"
 EDITING = "editing the last question · Esc leaves it"
 
 
-class MainScreen(Dialogs):
+class MainScreen(Attaching):
     """Shows one conversation; is the `View` of its Talk."""
 
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012
@@ -139,6 +139,8 @@ class MainScreen(Dialogs):
         rest = rest.strip()
         if name == "/attach" and rest:
             self._add_media(rest.strip('"'))
+        elif name == "/browse":
+            self.browse(rest.strip('"'))
         elif name == "/remove" and rest.isdigit():
             self._take_off(int(rest))
         elif name == "/export" and rest:
