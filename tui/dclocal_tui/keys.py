@@ -19,6 +19,7 @@ ACTIONS = (
     ("restart", "f5", "Start the model's process again"),
     ("log", "f6", "The model's log"),
     ("browse", "ctrl+o", "Files: browse, preview, attach"),
+    ("paste_picture", "f10", "Attach the picture in the clipboard"),
     ("example", "f7", "An example picture and a first question"),
     ("quit", "ctrl+q", "Quit"),
 )
@@ -32,6 +33,7 @@ TYPING = (
     ("@path", "Attach this in the question; quotes around spaces"),
     ("/attach PATH", "Attach a picture, video or URL; paste or drop does it too"),
     ("/browse FOLDER", "Choose files in a folder"),
+    ("/paste", "Attach the picture in the clipboard"),
     ("/remove N", "Take picture N off while no question has shown it"),
     ("/export FILE", "Write the conversation to FILE.md or FILE.json"),
     ("/help /new /quit", "As their keys"),

@@ -139,6 +139,8 @@ class MainScreen(Attaching):
         rest = rest.strip()
         if name == "/attach" and rest:
             self._add_media(rest.strip('"'))
+        elif name == "/paste":
+            await self.run_action("paste_picture")
         elif name == "/browse":
             self.browse(rest.strip('"'))
         elif name == "/remove" and rest.isdigit():
