@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 LIMIT_S = 10.0
+BY_FILE = "save the picture to a file, attach that"
 FAST = 1  # zlib's level: the picture is decoded again at once
 
 
@@ -40,7 +41,7 @@ def grab(limit_s: float = LIMIT_S) -> bytes | tuple[str, ...]:
     worker.start()
     worker.join(limit_s)
     if not outcome:
-        raise ClipboardError(f"the clipboard gave no picture within {limit_s:.0f} s", "save it to a file, attach that")
+        raise ClipboardError(f"the clipboard gave no picture within {limit_s:.0f} s", BY_FILE)
     if isinstance(outcome[0], BaseException):
         raise outcome[0]
     return outcome[0]
@@ -60,9 +61,7 @@ def _grab() -> bytes | tuple[str, ...]:
         raise ClipboardError("no program here reads the clipboard", _what_to_install()) from error
     except Exception as error:  # the tool's own failure, or a picture that Pillow cannot read
         reason = printable(" ".join(str(error).split())) or type(error).__name__
-        raise ClipboardError(
-            f"the clipboard cannot be read ({reason})", "save the picture to a file, attach that"
-        ) from error
+        raise ClipboardError(f"the clipboard cannot be read ({reason})", BY_FILE) from error
 
 
 def _media_files(paths: list[str]) -> tuple[str, ...]:
@@ -75,9 +74,7 @@ def _media_files(paths: list[str]) -> tuple[str, ...]:
 def _png(image: Image) -> bytes:
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise ClipboardError(
-            f"the clipboard's picture has {width:,}×{height:,} pixels", f"at most {MAX_PIXELS:,} in all"
-        )
+        raise ClipboardError(f"the clipboard has {width:,}×{height:,} pixels", f"copy at most {MAX_PIXELS:,} in all")
     file = io.BytesIO()
     image.convert("RGBA" if image.has_transparency_data else "RGB").save(file, "PNG", compress_level=FAST)
     return file.getvalue()
@@ -85,5 +82,5 @@ def _png(image: Image) -> bytes:
 
 def _what_to_install() -> str:
     if sys.platform in ("darwin", "win32"):
-        return "save the picture to a file, attach that"
+        return BY_FILE
     return "install wl-clipboard (Wayland) or xclip (X11); over SSH, attach a file"
