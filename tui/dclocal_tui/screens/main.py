@@ -128,10 +128,11 @@ class MainScreen(Attaching):
             self._add_media(path)
         if not question.strip():
             return
-        begun = await (self.talk.edit(question) if self._editing else self.talk.ask(question))
-        if begun:
-            self.prompt.take()
+        self.prompt.take()  # before it may be given back
+        if await (self.talk.edit(question) if self._editing else self.talk.ask(question)):
             self._edit(False)
+        else:
+            self.prompt.put(text)
 
     async def _command(self, text: str) -> bool:
         """Carry out a typed command; false where it is none, or there was something wrong with it."""
