@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
+from textual.binding import Binding
 from textual.containers import Container, Vertical
 
 from dclocal.errors import UserError
@@ -35,7 +36,11 @@ class MainScreen(Attaching):
     """Shows one conversation; is the `View` of its Talk."""
 
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012
-    BINDINGS: ClassVar = [*BINDINGS, ("pageup", "scroll(-1)"), ("pagedown", "scroll(1)")]
+    BINDINGS: ClassVar = [
+        *BINDINGS,
+        Binding("pageup", "scroll(-1)", priority=True),  # the prompt would take it
+        Binding("pagedown", "scroll(1)", priority=True),
+    ]
 
     def __init__(self, first_run: bool):
         super().__init__()
