@@ -1,4 +1,4 @@
-"""What a bundle is, drawn as tables: facts, licences and parity first, then its files and where it comes from."""
+"""What a bundle is, drawn as tables: licences and parity first, then facts, files and where it comes from."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class BundleDetails(VerticalScroll):
 def details(bundle: Bundle) -> list[Table]:
     """What `dclocal bundle show` prints, in another order.  Raises BundleError where parity.json is damaged."""
     facts, files, licences, *rest = bundle_tables(bundle, {})
-    return [facts, licences, *parity_tables(read_parity(bundle)), files, *rest]
+    return [licences, *parity_tables(read_parity(bundle)), facts, files, *rest]
 
 
 def draw(table: Table) -> Group:
