@@ -109,15 +109,18 @@ class Engine:
         """Take up a conversation in place of the one at hand: Loading …, Restored."""
         return self._send(lambda number: messages.Restore(number, tuple(said)))
 
-    def cancel(self) -> None:
-        """Call off all that was asked for so far: an answer stops within a token and is kept (Answered), the rest
-        brings Cancelled."""
+    def cancel(self, since: int = 0) -> None:
+        """Call off what was asked for from request `since` until now: an answer stops within a token and is kept
+        (Answered), the rest brings Cancelled."""
         with self._lock:
             if self._child is not None:
-                self._child.send(messages.Cancel(self._last_request))
+                self._child.send(messages.Cancel(self._last_request, since))
 
-    def restart(self, *, restore: bool = True) -> None:
-        """End the child, if it still runs, and open the last bundle in a new one; with `restore`, the conversation."""
+    def restart(self, *, restore: bool = True) -> int:
+        """End the child, if it still runs, and open the last bundle in a new one; with `restore`, the conversation.
+
+        Returns the number of the request that restores it, 0 where there is nothing to restore.
+        """
         with self._lock:
             child, self._child = self._child, None
             self._record.died()
@@ -127,7 +130,8 @@ class Engine:
         if opened is not None:
             self.open(opened.bundle, system=opened.system, threads=opened.threads, lora=opened.lora)
             if restore and said:
-                self.restore(said)
+                return self.restore(said)
+        return 0
 
     def close(self) -> None:
         """End the child and the events; waits for at most two seconds."""

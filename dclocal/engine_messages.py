@@ -116,7 +116,9 @@ class Restore(Request):
 
 @dataclass(frozen=True)
 class Cancel(Request):
-    """Call off every request up to this one's number."""
+    """Call off the requests from number `since` up to this one's."""
+
+    since: int = 0
 
 
 @dataclass(frozen=True)

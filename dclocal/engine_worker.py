@@ -38,7 +38,8 @@ class Worker:
     def __init__(self, opener: Opener, send: Callable[[Event], None]):
         self._opener, self._send = opener, send
         self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
-        self._cancelled_to = self._newest = 0
+        self._newest = 0
+        self._cancelled: tuple[range, ...] = ()
         self._current: Request = Request(0)
         self._session: ChatSession | None = None
         self._shelf: MediaShelf | None = None
@@ -47,10 +48,10 @@ class Worker:
     def submit(self, request: Request | None) -> None:
         """Hand in a request; None ends `run`."""
         if isinstance(request, messages.Cancel):
-            self._cancelled_to = max(self._cancelled_to, request.request)
+            self._call_off(request.since, request.request)
             return
         if request is None:
-            self._cancelled_to = self._newest
+            self._call_off(0, self._newest)
         else:
             self._newest = request.request
         self._requests.put(request)
@@ -80,7 +81,11 @@ class Worker:
 
     def _stopped(self) -> bool:
         superseded = isinstance(self._current, messages.Prepare) and self._newest > self._current.request
-        return superseded or self._current.request <= self._cancelled_to
+        return superseded or any(self._current.request in numbers for numbers in self._cancelled)
+
+    def _call_off(self, first: int, last: int) -> None:
+        coming = (numbers for numbers in self._cancelled if numbers.stop > self._current.request)
+        self._cancelled = (*coming, range(first, last + 1))
 
     @property
     def _media(self) -> MediaShelf:

@@ -254,7 +254,7 @@ async def test_a_long_conversation_opens_at_its_end(tmp_path: Path) -> None:
         await bench.pilot.press("enter")
         await bench.until(lambda: bench.answers and bench.answers[-1] == "answer 59")
         await bench.until_idle()
-        assert len(bench.exchanges) == 40 and "20 earlier" in bench.text_of("#earlier")
+        assert len(bench.exchanges) < 20 and " earlier questions" in bench.text_of("#earlier")
         await bench.ask_and_wait("More?")
         await bench.pilot.press("ctrl+r")
         await bench.until(lambda: bench.answers[-2:] == ["answer 59", "other"])

@@ -35,6 +35,7 @@ WIDGETS = (
     "filmstrip",
     "welcome",
     "dead_banner",
+    "bundle_details",
 )
 
 
@@ -42,7 +43,10 @@ class DclocalApp(App[None]):
     """Runs one engine and one history, which its caller opens and closes."""
 
     TITLE = "dclocal"
-    CSS_PATH: ClassVar = ["screens/screens.tcss", *(f"widgets/{name}.tcss" for name in WIDGETS)]
+    CSS_PATH: ClassVar = [
+        *(f"screens/{name}.tcss" for name in ("screens", "browse", "bundles")),
+        *(f"widgets/{name}.tcss" for name in WIDGETS),
+    ]
 
     def __init__(
         self,

@@ -9,6 +9,9 @@ import click
 
 from dclocal.errors import ImageError, UserError
 
+FRAME = "╭─╮│▀●…"
+"""A few of the characters that the app is drawn with."""
+
 
 class TerminalUnfit(UserError):
     """There is no terminal that the app can draw on."""
@@ -45,3 +48,10 @@ def _check_terminal() -> None:
         raise TerminalUnfit("the app needs a terminal for input and output", "use dclocal chat IMAGE -p TEXT here")
     if os.environ.get("TERM", "") in ("", "dumb") and sys.platform != "win32":
         raise TerminalUnfit("TERM=dumb cannot show the app", "use dclocal chat IMAGE, or set TERM=xterm-256color")
+    drawn_on = sys.__stdout__ if sys.platform == "win32" else sys.__stderr__  # by Textual
+    encoding = getattr(drawn_on, "encoding", None) or "utf-8"
+    try:
+        FRAME.encode(encoding)
+    except UnicodeEncodeError as error:
+        problem = f"the app's frames cannot be written in {encoding}"
+        raise TerminalUnfit(problem, "set PYTHONIOENCODING=utf-8, or a UTF-8 locale (LC_ALL=C.UTF-8)") from error

@@ -143,13 +143,14 @@ class EngineSide:
         self.prepare()
 
     def _restored(self, event: messages.Restored) -> None:
-        if self._restoring is not None:
-            attached = {found.key: found for found in event.attached}
-            for numbers, keys in zip(self._restoring[1], event.turns):
-                for number, key in zip(numbers, keys):
-                    found = attached.get(key)
-                    self.shelf.change(number, attached=found, error="" if found else "it cannot be read any more")
-            self._restoring = None
+        if self._restoring is None or event.request != self._restoring[0]:
+            return  # a conversation that was left meanwhile
+        attached = {found.key: found for found in event.attached}
+        for numbers, keys in zip(self._restoring[1], event.turns):
+            for number, key in zip(numbers, keys):
+                found = attached.get(key)
+                self.shelf.change(number, attached=found, error="" if found else "it cannot be read any more")
+        self._restoring = None
         for missing in event.missing:
             self.view.tell(missing, "warning")
         self.view.show_media(self.shelf.items)

@@ -83,10 +83,10 @@ class Talk(EngineSide):
         """Stop the answer under way; false where there is none."""
         if self.pending is None:
             return False
-        if self.pending.request is None:
-            await self._take_back("")
-        else:
-            self.engine.cancel()
+        if self.pending.request is not None:
+            self.engine.cancel(self.pending.request)
+        if self.pending.request is None or not self.ready or self._restoring is not None:
+            await self._take_back("")  # it is not the engine's turn yet
         return True
 
     async def start_over(self) -> None:
@@ -116,8 +116,7 @@ class Talk(EngineSide):
         await self._settle_dead()
         self.dead, self._steps = False, {}
         self.view.show_dead("")
-        self._restoring = (0, tuple(turn.numbers for turn in self.turns))
-        self.engine.restart()
+        self._restoring = (self.engine.restart(), tuple(turn.numbers for turn in self.turns))
         for item in self.shelf.fresh():
             self._send_attach(item)
         self._note(0, "starting the model again")
@@ -142,8 +141,8 @@ class Talk(EngineSide):
     def _leave(self) -> None:
         """Turn away from the conversation at hand, whatever it is doing."""
         self._restoring = None
-        if self.pending is not None and not self.dead:
-            self.engine.cancel()
+        if self.pending is not None and self.pending.request is not None and not self.dead:
+            self.engine.cancel(self.pending.request)
         self.pending = None
 
     def _restore(self, said: Sequence[Said], numbers: tuple[tuple[int, ...], ...]) -> None:

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
+from textual.binding import Binding
 from textual.containers import Container, Vertical
 
 from dclocal.errors import UserError
@@ -15,6 +16,7 @@ from dclocal_tui.example import QUESTION, example
 from dclocal_tui.keys import BINDINGS
 from dclocal_tui.messages import FragmentChanged, PathsPasted, RemoveWanted, Submitted
 from dclocal_tui.paths import complete, media_of, named_media
+from dclocal_tui.screens.attaching import Attaching
 from dclocal_tui.screens.video_actions import VideoActions
 from dclocal_tui.shelf import Item
 from dclocal_tui.state import Status, Turn
@@ -31,11 +33,15 @@ HINT = "Enter sends · Ctrl+J new line · F1 help"
 EDITING = "editing the last question · Esc leaves it"
 
 
-class MainScreen(VideoActions):
+class MainScreen(Attaching, VideoActions):
     """Shows one conversation; is the `View` of its Talk."""
 
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012
-    BINDINGS: ClassVar = [*BINDINGS, ("pageup", "scroll(-1)"), ("pagedown", "scroll(1)")]
+    BINDINGS: ClassVar = [
+        *BINDINGS,
+        Binding("pageup", "scroll(-1)", priority=True),  # the prompt would take it
+        Binding("pagedown", "scroll(1)", priority=True),
+    ]
 
     def __init__(self, first_run: bool):
         super().__init__()
@@ -128,10 +134,11 @@ class MainScreen(VideoActions):
             self._add_media(path)
         if not question.strip():
             return
-        begun = await (self.talk.edit(question) if self._editing else self.talk.ask(question))
-        if begun:
-            self.prompt.take()
+        self.prompt.take()  # before it may be given back
+        if await (self.talk.edit(question) if self._editing else self.talk.ask(question)):
             self._edit(False)
+        else:
+            self.prompt.put(text)
 
     async def _command(self, text: str) -> bool:
         """Carry out a typed command; false where it is none, or there was something wrong with it."""
@@ -139,6 +146,10 @@ class MainScreen(VideoActions):
         rest = rest.strip()
         if name == "/attach" and rest:
             self._add_media(rest.strip('"'))
+        elif name == "/paste":
+            await self.run_action("paste_picture")
+        elif name == "/browse":
+            self.browse(rest.strip('"'))
         elif name == "/remove" and rest.isdigit():
             self._take_off(int(rest))
         elif name == "/video" and rest.isdigit():

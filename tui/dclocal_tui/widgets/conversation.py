@@ -1,9 +1,14 @@
-"""The conversation from top to bottom: scrolls with an answer that grows, unless the user looks further up."""
+"""The conversation from top to bottom: scrolls with an answer that grows, unless the user looks further up.
+
+Of a long one that is reopened the end is drawn, and what is before as the user scrolls up to it.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
+from textual import work
 from textual.app import ComposeResult
 from textual.containers import Vertical, VerticalScroll
 from textual.widgets import Static
@@ -11,14 +16,19 @@ from textual.widgets import Static
 from dclocal_tui.state import Turn
 from dclocal_tui.widgets.exchange import Exchange
 
-MAX_OPENED = 40
-"""Turns drawn when a conversation is opened: each costs some 25 ms."""
+SLICE = 6
+"""Turns drawn at once: each costs some 25 ms."""
+NEAR = 2
+"""Lines from the top at which the turns before are drawn."""
 
 
 class Conversation(VerticalScroll):
     """The turns, one Exchange each."""
 
-    _hidden = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self._earlier: tuple[Turn, ...] = ()
+        self._drawing = asyncio.Lock()
 
     def compose(self) -> ComposeResult:
         """As high as the view at least: an anchored view would hold a short conversation at its bottom."""
@@ -32,22 +42,54 @@ class Conversation(VerticalScroll):
 
     @property
     def exchanges(self) -> list[Exchange]:
-        """The turns' widgets in order."""
+        """The widgets of the turns that are drawn, in order."""
         return list(self.query(Exchange))
 
     async def show_turns(self, first: int, turns: Sequence[Turn]) -> None:
-        """Show these in place of the turns from `first` on; of a long conversation that is reopened, its end."""
-        if first == 0:
-            self._hidden = max(0, len(turns) - MAX_OPENED)
-            turns = turns[self._hidden :]
-            earlier = self.query_one("#earlier", Static)
-            earlier.update(f"{self._hidden} earlier questions are in the history (/export writes them)")
-            earlier.display = self._hidden > 0
-        with self.app.batch_update():
-            for exchange in self.exchanges[max(0, first - self._hidden) :]:
-                await exchange.remove()
-            await self.query_one(Vertical).mount_all([Exchange(turn) for turn in turns])
+        """Show these in place of the turns from `first` on; of many, the last are drawn."""
+        async with self._drawing:
+            kept = max(0, first - len(self._earlier))
+            if not kept:
+                self._set_earlier((*self._earlier[:first], *turns[:-SLICE]))
+                turns = turns[-SLICE:]
+            with self.app.batch_update():
+                for exchange in self.exchanges[kept:]:
+                    await exchange.remove()
+                await self.query_one(Vertical).mount_all([Exchange(turn) for turn in turns])
         self.anchor()
+        self._draw_earlier()
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        """Draw what is before once the user comes near."""
+        super().watch_scroll_y(old_value, new_value)
+        if self._earlier and new_value <= NEAR and not self._drawing.locked():
+            self._draw_earlier()
+
+    @work
+    async def _draw_earlier(self) -> None:
+        """Draw turns above those that are drawn, which stay where they are on the screen."""
+        async with self._drawing:
+            await self._laid_out()
+            while self._earlier and self.scroll_y <= NEAR and (drawn := self.exchanges):
+                at_end = self.scroll_y >= self.max_scroll_y
+                below = drawn[0].virtual_region.y - self.scroll_y
+                turns = self._earlier[-SLICE:]
+                self._set_earlier(self._earlier[:-SLICE])
+                await self.query_one(Vertical).mount_all([Exchange(turn) for turn in turns], before=drawn[0])
+                await self._laid_out()
+                if not at_end:
+                    self.scroll_to(y=drawn[0].virtual_region.y - below, animate=False, immediate=True)
+
+    async def _laid_out(self) -> None:
+        drawn = asyncio.Event()
+        self.call_after_refresh(drawn.set)
+        await drawn.wait()
+
+    def _set_earlier(self, turns: tuple[Turn, ...]) -> None:
+        self._earlier = turns
+        line = self.query_one("#earlier", Static)
+        line.update(f"{len(turns)} earlier questions: PageUp shows them")
+        line.display = bool(turns)
 
     async def grow(self, text: str) -> None:
         """Add to the last answer."""
