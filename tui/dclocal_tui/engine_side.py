@@ -12,7 +12,7 @@ from dclocal.engine_messages import Event
 from dclocal.settings import Settings
 from dclocal_tui.recorder import Recorder
 from dclocal_tui.shelf import Item, Shelf
-from dclocal_tui.state import Pending, Status, Turn, View
+from dclocal_tui.state import Pending, Status, Turn, View, remembered
 
 RETRY_TEMPERATURE = 0.7
 """A retry at temperature 0 would bring the same words again."""
@@ -80,9 +80,10 @@ class EngineSide:
         elif pending.kind == "continue":
             request = self.engine.continue_answer(self._options(0))
         else:
-            request = self.engine.edit(pending.turn, turn.text, self.shelf.keys(turn.numbers), self._options(0))
+            place = len(remembered(self.turns[: pending.turn]))
+            request = self.engine.edit(place, turn.text, self.shelf.keys(turn.numbers), self._options(0))
         if pending.kind == "ask":
-            self.recorder.question(pending.turn, turn.text, items, self.status.bundle)
+            self.recorder.question(pending.turn, turn.text, items, self.status.bundle, turn.when)
         self.pending = replace(pending, request=request)
         self._note(request, "reading…")
 
@@ -183,7 +184,7 @@ class EngineSide:
         await self.view.show_turns(pending.turn, self.turns[pending.turn :])
         self.view.show_media(self.shelf.items)
         if pending.kind in ("ask", "edit"):
-            self.view.give_back(asked.text)
+            self.view.give_back("" if asked.when else asked.text)
         if reason:
             self.view.tell(reason, "error")
 

@@ -13,6 +13,8 @@ from dclocal_tui.widgets.exchange import Exchange
 
 MAX_OPENED = 40
 """Turns drawn when a conversation is opened: each costs some 25 ms."""
+MAX_SHOWN = 200
+"""Turns drawn of one that grows, as a watch's does for hours; beyond them the older half goes."""
 
 
 class Conversation(VerticalScroll):
@@ -38,16 +40,24 @@ class Conversation(VerticalScroll):
     async def show_turns(self, first: int, turns: Sequence[Turn]) -> None:
         """Show these in place of the turns from `first` on; of a long conversation that is reopened, its end."""
         if first == 0:
-            self._hidden = max(0, len(turns) - MAX_OPENED)
+            self._hide(max(0, len(turns) - MAX_OPENED))
             turns = turns[self._hidden :]
-            earlier = self.query_one("#earlier", Static)
-            earlier.update(f"{self._hidden} earlier questions are in the history (/export writes them)")
-            earlier.display = self._hidden > 0
         with self.app.batch_update():
             for exchange in self.exchanges[max(0, first - self._hidden) :]:
                 await exchange.remove()
+            if len(exchanges := self.exchanges) >= MAX_SHOWN:
+                for exchange in exchanges[: MAX_SHOWN // 2]:
+                    await exchange.remove()
+                self._hide(self._hidden + MAX_SHOWN // 2)
             await self.query_one(Vertical).mount_all([Exchange(turn) for turn in turns])
         self.anchor()
+
+    def _hide(self, count: int) -> None:
+        """Say how many turns are not drawn."""
+        self._hidden = count
+        earlier = self.query_one("#earlier", Static)
+        earlier.update(f"{count} earlier questions are in the history (/export writes them)")
+        earlier.display = count > 0
 
     async def grow(self, text: str) -> None:
         """Add to the last answer."""
