@@ -31,6 +31,7 @@ WIDGETS = (
     "conversation",
     "media_card",
     "media_panel",
+    "camera_card",
     "welcome",
     "dead_banner",
 )

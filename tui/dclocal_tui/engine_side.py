@@ -32,6 +32,8 @@ class EngineSide:
         self._steps: dict[int, str] = {}  # requests under way → what the status line calls them
         self._restoring: tuple[int, tuple[tuple[int, ...], ...]] | None = None
         self._retries = 0
+        self.conversation = 0
+        """Counts the conversations that were begun or taken up."""
 
     def prepare(self) -> None:
         """Have the engine do ahead what the next question will need."""

@@ -19,6 +19,8 @@ ACTIONS = (
     ("restart", "f5", "Start the model's process again"),
     ("log", "f6", "The model's log"),
     ("example", "f7", "An example picture and a first question"),
+    ("webcam", "f9", "Webcam: open or close"),
+    ("freeze", "ctrl+f", "Webcam: freeze its picture, or go on"),
     ("quit", "ctrl+q", "Quit"),
 )
 BINDINGS = [Binding(key, action, text, id=action, priority=True, show=False) for action, key, text in ACTIONS]
@@ -32,6 +34,8 @@ TYPING = (
     ("/attach PATH", "Attach a picture, video or URL; paste or drop does it too"),
     ("/remove N", "Take picture N off while no question has shown it"),
     ("/export FILE", "Write the conversation to FILE.md or FILE.json"),
+    ("/webcam SOURCE", "Open camera 0, 1 …, a stream's address or a film; /webcam off"),
+    ("/watch 5s TEXT", "Ask this of the webcam again and again; Esc or /watch off ends it"),
     ("/help /new /quit", "As their keys"),
     ("PageUp, PageDown", "Scroll the conversation"),
     ("Ctrl+P", "All commands by name"),

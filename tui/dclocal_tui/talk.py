@@ -151,6 +151,7 @@ class Talk(EngineSide):
     def _leave(self) -> None:
         """Turn away from the conversation at hand, whatever it is doing."""
         self._restoring = None
+        self.conversation += 1
         if self.pending is not None and not self.dead:
             self.engine.cancel()
         self.pending = None

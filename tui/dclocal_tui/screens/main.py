@@ -14,8 +14,8 @@ from dclocal.errors import UserError
 from dclocal_tui.example import QUESTION, example
 from dclocal_tui.keys import BINDINGS
 from dclocal_tui.messages import FragmentChanged, PathsPasted, RemoveWanted, Submitted
-from dclocal_tui.paths import complete, media_of, named_media
-from dclocal_tui.screens.dialogs import Dialogs
+from dclocal_tui.paths import camera_source, complete, media_of, named_media
+from dclocal_tui.screens.watching import Watching
 from dclocal_tui.shelf import Item
 from dclocal_tui.state import Status, Turn
 from dclocal_tui.talk import Talk
@@ -31,7 +31,7 @@ HINT = "Enter sends · Ctrl+J new line · F1 help"
 EDITING = "editing the last question · Esc leaves it"
 
 
-class MainScreen(Dialogs):
+class MainScreen(Watching):
     """Shows one conversation; is the `View` of its Talk."""
 
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012
@@ -61,7 +61,10 @@ class MainScreen(Dialogs):
         self.talk = Talk(self.app.engine, self.app.recorder, self, lambda: self.app.settings)
         self.talk.open(self.app.bundle)
         for source in self.app.given_media:
-            self.talk.attach(media_of(source, self.app.settings.frames))
+            if (camera := camera_source(source)) is not None:
+                self.open_camera(camera)
+            else:
+                self._add_media(source)
         if self.app.history.note:
             self.tell(self.app.history.note, "warning")
         self._take_events()
@@ -128,7 +131,7 @@ class MainScreen(Dialogs):
             self._add_media(path)
         if not question.strip():
             return
-        begun = await (self.talk.edit(question) if self._editing else self.talk.ask(question))
+        begun = await (self.talk.edit(question) if self._editing else self.ask(question))
         if begun:
             self.prompt.take()
             self._edit(False)
@@ -143,6 +146,8 @@ class MainScreen(Dialogs):
             self._take_off(int(rest))
         elif name == "/export" and rest:
             return self._write_file(rest)
+        elif name in ("/webcam", "/watch"):
+            return self.camera_command(name, rest)
         elif name in ("/help", "/new", "/quit", "/sessions", "/settings", "/bundles", "/log", "/example"):
             await self.run_action(name[1:])
         else:
@@ -188,8 +193,9 @@ class MainScreen(Dialogs):
         self.query_one(Completions).offer(self.prompt.candidates)
 
     async def action_stop(self) -> None:
-        """Stop the answer, else leave editing."""
-        if not await self.talk.stop() and self._editing:
+        """Stop the answer and a watch, else leave editing."""
+        watched = self.stop_watch()
+        if not await self.talk.stop() and not watched and self._editing:
             self.prompt.text = ""
             self._edit(False)
 
