@@ -17,6 +17,7 @@ from dclocal.webcam import CameraState
 from dclocal.webcam_messages import NotTaken, Said, Seen, Taken
 from dclocal.webcam_process import FarCamera
 from dclocal.webcam_source import kind_of
+from dclocal_tui.keys import shown
 from dclocal_tui.messages import CameraSaid
 from dclocal_tui.pace import PERIOD_S, is_behind, pause_after
 from dclocal_tui.screens.dialogs import Dialogs
@@ -59,7 +60,8 @@ class Cameras(Dialogs):
             self.tell(str(error), "error")
             return False
         self._source, self._index = source, -1
-        self._card = CameraCard(self._camera.name, self.app.preview)
+        freeze_key = shown(self.app._keymap.get("freeze", "ctrl+f"))
+        self._card = CameraCard(self._camera.name, self.app.preview, freeze_key)
         self.query_one(MediaPanel).show_camera(self._card)
         self._camera.look(-1, LOOK_SIDE)
         return True

@@ -21,8 +21,8 @@ WORDS = {
     "opening": "opening…",
     "live": "live",
     "black": "black picture",
-    "missing": "no camera",
-    "busy": "in use elsewhere",
+    "missing": "no camera; trying again…",
+    "busy": "in use elsewhere; trying again…",
     "lost": "reconnecting…",
     "ended": "the end",
     "closed": "closed",
@@ -46,8 +46,12 @@ class CameraView:
 
     def words(self) -> str:
         """A line of the state, one of the problem, one of the watch."""
-        word = "frozen · Space goes on" if self.frozen else WORDS[self.state.name]
-        size = f" · {self.size[0]}×{self.size[1]}" if self.size and self.state.name == "live" else ""
+        word = WORDS[self.state.name]
+        if self.frozen:
+            word = "frozen"
+        elif self.size and self.state.name in ("missing", "busy"):
+            word = WORDS["lost"]
+        size = f" · {self.size[0]}×{self.size[1]}" if self.size and self.name in ("live", "frozen") else ""
         return "\n".join(line for line in (word + size, self.watch, self.state.problem) if line)
 
 
@@ -61,8 +65,9 @@ class CameraCard(Vertical, can_focus=True):
 
     view: reactive[CameraView] = reactive(CameraView())
 
-    def __init__(self, name: str, preview: Preview):
+    def __init__(self, name: str, preview: Preview, freeze_key: str):
         super().__init__()
+        self._freeze_key = freeze_key
         self.border_title = Content(clean(name))
         self._preview = preview
         self._shown: Any = None
@@ -81,6 +86,7 @@ class CameraCard(Vertical, can_focus=True):
         if self.children:
             self.query_one(".state", Static).update(Content(clean(view.words())))
             self.set_classes(f"-{view.name}")
+            self.border_subtitle = f"{self._freeze_key} {'goes on' if view.frozen else 'freezes'}"
 
     def show(self, jpeg: bytes) -> None:
         """Draw this picture in place of the one before."""
