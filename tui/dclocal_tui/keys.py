@@ -6,7 +6,7 @@ from textual.binding import Binding
 
 # action, key, what it does
 ACTIONS = (
-    ("stop", "escape", "Stop the answer; leave editing"),
+    ("stop", "escape", "Stop the answer and a watch; leave editing"),
     ("go_on", "ctrl+g", "Let the last answer go on"),
     ("retry", "ctrl+r", "Ask the last question again"),
     ("edit_last", "ctrl+e", "Edit the last question and ask it anew"),

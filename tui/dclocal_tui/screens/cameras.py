@@ -162,7 +162,7 @@ class Cameras(Dialogs):
         """Ask for the next picture, once this one has reached the terminal and the screen is in sight."""
         if self._camera is None or self._card is None or camera != self._cameras_opened or self._card.view.frozen:
             return
-        if is_behind(self.app._driver) or not self.is_current:
+        if is_behind(self.app._driver) or not self.is_active:
             self.set_timer(PERIOD_S, lambda: self._look(camera))
         else:
             self._camera.look(self._index, LOOK_SIDE)

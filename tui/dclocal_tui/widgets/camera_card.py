@@ -86,7 +86,7 @@ class CameraCard(Vertical, can_focus=True):
         if self.children:
             self.query_one(".state", Static).update(Content(clean(view.words())))
             self.set_classes(f"-{view.name}")
-            self.border_subtitle = f"{self._freeze_key} {'goes on' if view.frozen else 'freezes'}"
+            self.border_subtitle = f"{self._freeze_key} {'goes on' if view.frozen else 'freezes'}" if view.size else ""
 
     def show(self, jpeg: bytes) -> None:
         """Draw this picture in place of the one before."""
