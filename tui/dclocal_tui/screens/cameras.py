@@ -19,7 +19,7 @@ from dclocal.webcam_process import FarCamera
 from dclocal.webcam_source import kind_of
 from dclocal_tui.keys import shown
 from dclocal_tui.messages import CameraSaid
-from dclocal_tui.pace import PERIOD_S, is_behind, pause_after
+from dclocal_tui.pace import PERIOD_S, POLL_S, is_behind, mark, pause_after
 from dclocal_tui.screens.dialogs import Dialogs
 from dclocal_tui.widgets.camera_card import CameraCard
 from dclocal_tui.widgets.media_panel import MediaPanel
@@ -154,12 +154,19 @@ class Cameras(Dialogs):
         camera = self._cameras_opened
 
         def drawn() -> None:
-            self.set_timer(pause_after(time.monotonic() - started), lambda: self._look(camera))
+            if is_behind(self.app._driver):
+                self.set_timer(POLL_S, drawn)
+            else:
+                self.set_timer(pause_after(time.monotonic() - started), lambda: self._look(camera))
 
-        self.call_after_refresh(drawn)
+        def refreshed() -> None:
+            mark(self.app._driver)
+            drawn()
+
+        self.call_after_refresh(refreshed)
 
     def _look(self, camera: int) -> None:
-        """Ask for the next picture, once this one has reached the terminal and the screen is in sight."""
+        """Ask for the next picture, once the terminal has taken all else and the screen is in sight."""
         if self._camera is None or self._card is None or camera != self._cameras_opened or self._card.view.frozen:
             return
         if is_behind(self.app._driver) or not self.is_active:
