@@ -71,7 +71,7 @@ class EngineSide:
     def _send_if_ready(self) -> None:
         """Ask the engine, once all media of the question are there."""
         pending = self.pending
-        if pending is None or pending.request is not None:
+        if pending is None or not pending.shown or pending.request is not None:
             return
         turn = self.turns[pending.turn]
         items = [item for number in turn.numbers if (item := self.shelf.get(number))]

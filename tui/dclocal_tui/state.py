@@ -52,13 +52,17 @@ class Status:
 
 @dataclass(frozen=True)
 class Pending:
-    """An answer on its way: `before` are the turns to go back to, `request` is None while media are still coming."""
+    """An answer on its way: `before` are the turns to go back to, `request` is None while media are still coming.
+
+    It is `shown` once the screen has a place for the answer.
+    """
 
     kind: str
     turn: int
     before: tuple[Turn, ...]
     request: int | None = None
     started: bool = False
+    shown: bool = False
 
 
 class View(Protocol):

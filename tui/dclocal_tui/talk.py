@@ -131,12 +131,14 @@ class Talk(EngineSide):
     async def _begin(self, kind: str, turn: int, shown: Turn) -> bool:
         if not self.free():
             return False
-        self.pending = Pending(kind, turn, self.turns)
+        pending = self.pending = Pending(kind, turn, self.turns)
         self.turns = (*turns_before(self.turns[:turn], shown), shown)
         for number in shown.numbers:
             self.shelf.change(number, asked=True)
         if kind != "continue":
             await self.view.show_turns(turn, (shown,))
+        if self.pending is pending:  # not called off meanwhile
+            self.pending = replace(pending, shown=True)
         self.view.show_media(self.shelf.items)
         self._send_if_ready()
         self._show_status()

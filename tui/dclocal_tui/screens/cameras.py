@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,6 +27,7 @@ from dclocal_tui.widgets.media_panel import MediaPanel
 
 LOOK_SIDE = 320
 LOG = "tui-camera.log"
+GONE = ("lost", "missing", "busy")
 
 
 class Cameras(Dialogs):
@@ -87,7 +89,7 @@ class Cameras(Dialogs):
         if rest == "off":
             self.close_camera()
             return True
-        return self.open_camera(rest.strip('"') or self._source)
+        return self.open_camera(os.path.expanduser(rest.strip('"')) or self._source)
 
     def action_webcam(self) -> None:
         """Open the camera that was used last, or close it."""
@@ -120,7 +122,10 @@ class Cameras(Dialogs):
         if self._frozen is not None:
             self._show_frozen()
             return await self.talk.ask(question)
-        self._take("ask", question, shown=self._index if self._card.view.frozen else None)
+        frozen, state = self._card.view.frozen, self._card.view.state
+        if state.name in GONE and self._index >= 0 and not frozen:
+            self.tell(f"{state.problem}; this is its last picture", "warning")
+        self._take("ask", question, shown=self._index if frozen else None)
         return True
 
     async def asked_by_watch(self, media: Media | None, question: str, when: str) -> None:

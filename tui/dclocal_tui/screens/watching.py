@@ -11,6 +11,7 @@ from textual.timer import Timer
 from dclocal.commands.webcam import Interval
 from dclocal.engine_messages import Media
 from dclocal_tui.screens.cameras import Cameras
+from dclocal_tui.widgets.prompt import Prompt
 
 POLL_S = 0.1
 
@@ -82,13 +83,17 @@ class Watching(Cameras):
     async def asked_by_watch(self, media: Media | None, question: str, when: str) -> None:
         """Ask about a changed picture; say that it has not."""
         watch = self._watch
-        if watch is None:
+        if watch is None or watch.conversation != self.talk.conversation:
             return
         if media is None:
             self._say_watch(" · no change")
         elif await self.ask_about(media, question, when):
             self._watch = replace(watch, turns=len(self.talk.turns))
             self._say_watch()
+
+    def _typing(self) -> bool:
+        """Whether the user is about to ask something."""
+        return self._editing or bool(self.query_one(Prompt).text.strip())
 
     def _start_watch(self, every_s: float, question: str) -> None:
         self.stop_watch()
@@ -116,7 +121,7 @@ class Watching(Cameras):
             self._watch = replace(watch, turns=0)
         elif talk.pending is None and len(talk.turns) < watch.turns:
             self.stop_watch("its question came to nothing")
-        elif talk.pending is None and talk.ready and not self._takes and not self._editing and now >= watch.due_s:
+        elif now >= watch.due_s and talk.pending is None and talk.ready and not self._takes and not self._typing():
             self._watch = replace(watch, due_s=max(watch.due_s + watch.every_s, now))
             if self._index >= 0:
                 self._take("watch", watch.question, watch=watch.number)
