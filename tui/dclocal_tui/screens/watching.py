@@ -87,8 +87,8 @@ class Watching(Cameras):
             return
         if media is None:
             self._say_watch(" · no change")
-        elif await self.ask_about(media, question, when):
-            self._watch = replace(watch, turns=len(self.talk.turns))
+        elif await self.ask_about(media, question, when) and self._watch and self._watch.number == watch.number:
+            self._watch = replace(self._watch, turns=len(self.talk.turns))
             self._say_watch()
 
     def _typing(self) -> bool:
