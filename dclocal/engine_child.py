@@ -28,7 +28,7 @@ def main(opener: str) -> None:
     """Work until the parent closes the pipe or dies; `opener` is "module:function", see `open_bundle_session`."""
     import faulthandler
 
-    requests, events = _take_pipes()
+    requests, events = take_pipes()
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which cancels or closes
     log = logging.StreamHandler(sys.stderr)
@@ -57,7 +57,7 @@ def open_bundle_session(request: Open, progress: Progress) -> ChatSession:
     return open_session(bundle, system=request.system, threads=request.threads, lora=request.lora, remember=True)
 
 
-def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
+def take_pipes() -> tuple[BinaryIO, BinaryIO]:
     """The pipes behind standard input and output, in whose places stand nothing and standard error."""
     requests, events = os.fdopen(os.dup(STDIN), "rb"), os.fdopen(os.dup(STDOUT), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)

@@ -17,12 +17,11 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
-
-from dclocal.engine_messages import Event, Request
+from typing import IO, Any
 
 BOOT = (
-    "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from dclocal.engine_child import main; main(sys.argv[2])"
+    "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
+    "from importlib import import_module; import_module(sys.argv[2]).main(sys.argv[3])"
 )
 MAX_LOG_BYTES = 1 << 20
 KEPT_LINES = 60
@@ -31,7 +30,8 @@ NO_WINDOW = getattr(subprocess, "CREATE_NO_WINDOW", 0)
 
 
 class ChildProcess:
-    """A running child; `on_event` and `on_end` (exit status, last lines) are called from a thread.
+    """A running child, `module`'s `main(opener)`; `on_event` and `on_end` (exit status, last lines) are called from a
+    thread.
 
     Its prints are kept in the file `log`, the newest of them where they are more than 1 MiB, and nowhere if that
     cannot be written.
@@ -41,15 +41,16 @@ class ChildProcess:
         self,
         opener: str,
         log: Path,
-        on_event: Callable[[Event], None],
+        on_event: Callable[[Any], None],
         on_end: Callable[[int, tuple[str, ...]], None],
+        module: str = "dclocal.engine_child",
     ):
         self._on_event, self._on_end = on_event, on_end
-        command = [sys.executable, "-I", "-X", "utf8", "-c", BOOT, json.dumps(sys.path), opener]
+        command = [sys.executable, "-I", "-X", "utf8", "-c", BOOT, json.dumps(sys.path), module, opener]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, creationflags=NO_WINDOW)
         self.pid = self._process.pid
-        self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._log = BoundedLog(log)
         self._threads = {work.__name__: threading.Thread(target=work, daemon=True) for work in self._works}
         for thread in self._threads.values():
@@ -59,7 +60,7 @@ class ChildProcess:
     def _works(self) -> tuple[Callable[[], None], ...]:
         return (self._write, self._read, self._keep_prints)
 
-    def send(self, request: Request) -> None:
+    def send(self, request: object) -> None:
         """Send a request, after those before it."""
         self._requests.put(request)
 

@@ -183,12 +183,12 @@ async def test_the_log_is_shown(tmp_path: Path) -> None:
 
 
 async def test_help_has_the_keys_as_they_are_set(tmp_path: Path) -> None:
-    async with running(tmp_path, settings=Settings(keys={"help": "f9", "nonsense": "f24"})) as bench:
-        await bench.pilot.press("f9")
+    async with running(tmp_path, settings=Settings(keys={"help": "f12", "nonsense": "f24"})) as bench:
+        await bench.pilot.press("f12")
         await bench.until(lambda: isinstance(bench.app.screen, HelpScreen))
         texts = [str(text.render()) for text in bench.app.screen.query("Static")]
         rows = dict(zip(texts[::2], texts[1::2]))
-        assert rows["F9"].startswith("Help") and "Esc" in rows and "/attach PATH" in rows and "F24" not in rows
+        assert rows["F12"].startswith("Help") and "Esc" in rows and "/attach PATH" in rows and "F24" not in rows
 
 
 async def test_the_settings_form(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ WIDGETS = (
     "media_panel",
     "scrubber",
     "filmstrip",
+    "camera_card",
     "welcome",
     "dead_banner",
     "bundle_details",

@@ -21,7 +21,7 @@ class ExtraMissing(UserError):
     """What the app stands on is not installed."""
 
 
-@click.command(epilog="Examples: dclocal tui; dclocal tui photo.jpg clip.mp4 --bundle dc-tiny")
+@click.command(epilog="Examples: dclocal tui; dclocal tui photo.jpg clip.mp4 --bundle dc-tiny; dclocal tui webcam:0")
 @click.argument("media", nargs=-1, metavar="[MEDIA]...", type=click.Path())
 @click.option(
     "--bundle", "bundle_name", metavar="BUNDLE", help="A bundle's name, folder or .dcb file.  [default: dc-tiny]"
@@ -30,7 +30,9 @@ def tui(media: tuple[str, ...], bundle_name: str | None) -> None:
     """Chat with pictures and videos in the terminal, full screen."""
     _check_terminal()
     for path in media:
-        if not path.lower().startswith(("http://", "https://")) and not os.path.exists(os.path.expanduser(path)):
+        if not path.lower().startswith(("http://", "https://", "rtsp://", "webcam:")) and not os.path.exists(
+            os.path.expanduser(path)
+        ):
             raise ImageError(f"{path} does not exist", "check the path")
     try:
         import textual  # noqa: F401

@@ -12,7 +12,7 @@ from dclocal.engine_messages import Event
 from dclocal.settings import Settings
 from dclocal_tui.recorder import Recorder
 from dclocal_tui.shelf import Item, Shelf
-from dclocal_tui.state import Pending, Status, Turn, View
+from dclocal_tui.state import Pending, Status, Turn, View, remembered
 
 RETRY_TEMPERATURE = 0.7
 """A retry at temperature 0 would bring the same words again."""
@@ -33,6 +33,8 @@ class EngineSide:
         self._steps: dict[int, str] = {}  # requests under way → what the status line calls them
         self._restoring: tuple[int, tuple[tuple[int, ...], ...]] | None = None
         self._retries = 0
+        self.conversation = 0
+        """Counts the conversations that were begun or taken up."""
 
     def prepare(self) -> None:
         """Have the engine do ahead what the next question will need."""
@@ -70,7 +72,7 @@ class EngineSide:
     def _send_if_ready(self) -> None:
         """Ask the engine, once all media of the question are there."""
         pending = self.pending
-        if pending is None or pending.request is not None:
+        if pending is None or not pending.shown or pending.request is not None:
             return
         turn = self.turns[pending.turn]
         items = [item for number in turn.numbers if (item := self.shelf.get(number))]
@@ -81,9 +83,10 @@ class EngineSide:
         elif pending.kind == "continue":
             request = self.engine.continue_answer(self._options(0))
         else:
-            request = self.engine.edit(pending.turn, turn.text, self.shelf.keys(turn.numbers), self._options(0))
+            place = len(remembered(self.turns[: pending.turn]))
+            request = self.engine.edit(place, turn.text, self.shelf.keys(turn.numbers), self._options(0))
         if pending.kind == "ask":
-            self.recorder.question(pending.turn, turn.text, items, self.status.bundle)
+            self.recorder.question(pending.turn, turn.text, items, self.status.bundle, turn.when)
         self.pending = replace(pending, request=request)
         self._note(request, "reading…")
 
@@ -185,7 +188,7 @@ class EngineSide:
         await self.view.show_turns(pending.turn, self.turns[pending.turn :])
         self.view.show_media(self.shelf.items)
         if pending.kind in ("ask", "edit"):
-            self.view.give_back(asked.text)
+            self.view.give_back("" if asked.when else asked.text)
         if reason:
             self.view.tell(reason, "error")
 

@@ -6,7 +6,7 @@ from textual.binding import Binding
 
 # action, key, what it does
 ACTIONS = (
-    ("stop", "escape", "Stop the answer; leave editing"),
+    ("stop", "escape", "Stop the answer and a watch; leave editing"),
     ("go_on", "ctrl+g", "Let the last answer go on"),
     ("retry", "ctrl+r", "Ask the last question again"),
     ("edit_last", "ctrl+e", "Edit the last question and ask it anew"),
@@ -22,6 +22,8 @@ ACTIONS = (
     ("paste_picture", "f10", "Attach the picture in the clipboard"),
     ("example", "f7", "An example picture and a first question"),
     ("video", "f8", "A video's frames: look at them, choose a part and how many"),
+    ("webcam", "f9", "Webcam: open or close"),
+    ("freeze", "ctrl+f", "Webcam: freeze its picture, or go on"),
     ("quit", "ctrl+q", "Quit"),
 )
 BINDINGS = [Binding(key, action, text, id=action, priority=True, show=False) for action, key, text in ACTIONS]
@@ -38,6 +40,8 @@ TYPING = (
     ("/remove N", "Take picture N off while no question has shown it"),
     ("/video N", "Frames of video N; Enter on its card does it too"),
     ("/export FILE", "Write the conversation to FILE.md or FILE.json"),
+    ("/webcam SOURCE", "Open camera 0, 1 …, a stream's address or a film; /webcam off"),
+    ("/watch 5s TEXT", "Ask this of the webcam again and again; Esc or /watch off ends it"),
     ("/help /new /quit", "As their keys"),
     ("PageUp, PageDown", "Scroll the conversation"),
     ("Ctrl+P", "All commands by name"),

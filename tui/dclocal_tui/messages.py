@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from textual.message import Message
 
+from dclocal.webcam_messages import Said
+
 
 class Submitted(Message):
     """The user sends what is typed."""
@@ -42,4 +44,12 @@ class FragmentChanged(Message):
 
     def __init__(self, fragment: str | None):
         self.fragment = fragment
+        super().__init__()
+
+
+class CameraSaid(Message):
+    """A camera's process says something; `camera` counts the cameras that were opened."""
+
+    def __init__(self, camera: int, said: Said):
+        self.camera, self.said = camera, said
         super().__init__()

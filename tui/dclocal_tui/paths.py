@@ -27,6 +27,14 @@ def media_of(source: str, frames: int | None = None) -> Media:
     return Media(path, video, os.path.basename(path))
 
 
+def camera_source(text: str) -> str | None:
+    """The camera that a word of the command line names: webcam:SOURCE, rtsp://…, or http(s)://….mjpg; else None."""
+    if text.startswith("webcam:"):
+        return text.removeprefix("webcam:") or "0"
+    is_stream = re.match(r"rtsp://|https?://[^?#]+\.mjpe?g([?#]|$)", text, re.IGNORECASE)
+    return text if is_stream else None
+
+
 def kind_of(path: str) -> str | None:
     """image or video by the suffix; None for another."""
     return KINDS.get(Path(path).suffix.lower())

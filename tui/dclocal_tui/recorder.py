@@ -17,6 +17,8 @@ from dclocal.history_data import MediaFile, SavedSession
 from dclocal_tui.shelf import Item
 
 TITLE_CHARACTERS = 60
+WATCHED = "watched_at"
+"""In the stats of a question that a watch asked: the time."""
 
 
 class Recorder:
@@ -41,15 +43,15 @@ class Recorder:
 
         self._do(act)
 
-    def question(self, turn: int, text: str, items: Sequence[Item], bundle: str) -> None:
-        """Turn `turn` asks this; what stood there and after it is gone."""
+    def question(self, turn: int, text: str, items: Sequence[Item], bundle: str, when: str = "") -> None:
+        """Turn `turn` asks this, a watch's at the time `when`; what stood there and after it is gone."""
         files = [saved_file(item) for item in items]
 
         def act() -> None:
             if self.session is None:
                 self.session = self.history.create(title_of(text), bundle)
             self.history.cut(self.session, 2 * turn)
-            self.history.append(self.session, "user", text, media=files)
+            self.history.append(self.session, "user", text, media=files, stats={WATCHED: when} if when else None)
 
         self._do(act)
 
@@ -136,12 +138,15 @@ def saved_media(file: MediaFile, media_of: Callable[[str], Media]) -> Media:
     return dataclasses.replace(media_of(str(file.source)), name=file.name)
 
 
-def questions_and_answers(saved: SavedSession) -> list[tuple[str, tuple[MediaFile, ...], str, str]]:
-    """The turns of a saved conversation: question, media, answer, why it stopped; an unanswered question has ""."""
-    turns: list[tuple[str, tuple[MediaFile, ...], str, str]] = []
+def questions_and_answers(saved: SavedSession) -> list[tuple[str, tuple[MediaFile, ...], str, str, str]]:
+    """The turns of a saved conversation: question, media, answer, why it stopped, and when a watch asked it.
+
+    An unanswered question has "".
+    """
+    turns: list[tuple[str, tuple[MediaFile, ...], str, str, str]] = []
     for message in saved.messages:
         if message.role == "user":
-            turns.append((message.text, message.media, "", ""))
+            turns.append((message.text, message.media, "", "", str((message.stats or {}).get(WATCHED, ""))))
         elif message.role == "assistant" and turns:
-            turns[-1] = (*turns[-1][:2], message.text, message.stop_reason)
+            turns[-1] = (*turns[-1][:2], message.text, message.stop_reason, turns[-1][4])
     return turns

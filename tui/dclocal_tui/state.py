@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from dclocal_tui.shelf import Item
@@ -11,12 +11,30 @@ from dclocal_tui.shelf import Item
 
 @dataclass(frozen=True)
 class Turn:
-    """A question, the numbers of its media, and its answer; `stop_reason` is "" while it grows."""
+    """A question, the numbers of its media, and its answer; `stop_reason` is "" while it grows.
+
+    A watch's question has the time `when` it was asked; it is `passed`, and no longer in the model's context, once the
+    same watch asks again.
+    """
 
     text: str
     numbers: tuple[int, ...] = ()
     answer: str = ""
     stop_reason: str = ""
+    when: str = ""
+    passed: bool = False
+
+
+def turns_before(turns: Sequence[Turn], shown: Turn) -> tuple[Turn, ...]:
+    """The turns that `shown` comes after: of a watch's, the model remembers the last alone."""
+    if shown.when and turns and turns[-1].when and turns[-1].text == shown.text:
+        return (*turns[:-1], replace(turns[-1], passed=True))
+    return tuple(turns)
+
+
+def remembered(turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    """The turns that are the engine's conversation too."""
+    return tuple(turn for turn in turns if not turn.passed)
 
 
 @dataclass(frozen=True)
@@ -34,13 +52,17 @@ class Status:
 
 @dataclass(frozen=True)
 class Pending:
-    """An answer on its way: `before` are the turns to go back to, `request` is None while media are still coming."""
+    """An answer on its way: `before` are the turns to go back to, `request` is None while media are still coming.
+
+    It is `shown` once the screen has a place for the answer.
+    """
 
     kind: str
     turn: int
     before: tuple[Turn, ...]
     request: int | None = None
     started: bool = False
+    shown: bool = False
 
 
 class View(Protocol):

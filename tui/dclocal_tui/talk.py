@@ -9,7 +9,10 @@ from dclocal.engine_messages import Media, Said
 from dclocal.frames import VideoRequest
 from dclocal_tui.engine_side import EngineSide
 from dclocal_tui.shelf import Item, Shelf
-from dclocal_tui.state import Pending, Turn
+from dclocal_tui.state import Pending, Turn, remembered, turns_before
+
+PASSED_SHOWN = 8
+"""Pictures of a watch that stay beside the conversation once it has asked again."""
 
 
 class Talk(EngineSide):
@@ -21,7 +24,7 @@ class Talk(EngineSide):
         self.ready = False
         self._note(self.engine.open(bundle, system=self._settings().system), "loading the model")
         if said:
-            self._restore(said, tuple(turn.numbers for turn in self.turns))
+            self._restore(said, tuple(turn.numbers for turn in remembered(self.turns)))
 
     def attach(self, media: Media) -> Item:
         """Attach a picture or video; it is prepared in the background."""
@@ -35,9 +38,7 @@ class Talk(EngineSide):
         item = self.shelf.get(number)
         if item is None or item.asked:
             return False
-        self.shelf.remove(number)
-        if item.attached is not None and not self.dead and not self._shown_elsewhere(item):
-            self.engine.detach(item.attached.key)
+        self._let_go(number)
         self.view.show_media(self.shelf.items)
         self.prepare()
         return True
@@ -57,9 +58,29 @@ class Talk(EngineSide):
         self._send_attach(replace(item, media=media))
         self.view.show_media(self.shelf.items)
 
+    def free(self) -> bool:
+        """Whether something can be asked now; the user is told why not."""
+        if self.pending is None and not self.dead:
+            return True
+        self.view.tell(
+            "press F5 to start the model again" if self.dead else "an answer is coming: Esc stops it", "warning"
+        )
+        return False
+
     async def ask(self, text: str) -> bool:
         """Ask with the media that are not shown yet; false where it cannot be asked now."""
         return await self._begin("ask", len(self.turns), Turn(text, tuple(item.number for item in self.shelf.fresh())))
+
+    async def ask_again(self, text: str, when: str) -> bool:
+        """Ask as a watch does: the model then no longer remembers what the watch asked just before."""
+        numbers = tuple(item.number for item in self.shelf.fresh())
+        begun = await self._begin("ask", len(self.turns), Turn(text, numbers, when=when))
+        if begun:
+            passed = [number for turn in self.turns if turn.passed for number in turn.numbers if self.shelf.get(number)]
+            for number in passed[:-PASSED_SHOWN]:
+                self._let_go(number)
+            self.view.show_media(self.shelf.items)
+        return begun
 
     async def edit(self, text: str) -> bool:
         """Ask this in place of the last question, its media and new ones shown."""
@@ -107,7 +128,7 @@ class Talk(EngineSide):
         self._leave()
         self.recorder.start_over(session)
         self.turns, self.shelf = tuple(turns), shelf
-        self._restore(said, tuple(turn.numbers for turn in turns))
+        self._restore(said, tuple(turn.numbers for turn in remembered(turns)))
         await self.view.show_turns(0, self.turns)
         self.view.show_media(self.shelf.items)
 
@@ -116,31 +137,38 @@ class Talk(EngineSide):
         await self._settle_dead()
         self.dead, self._steps = False, {}
         self.view.show_dead("")
-        self._restoring = (self.engine.restart(), tuple(turn.numbers for turn in self.turns))
+        self._restoring = (self.engine.restart(), tuple(turn.numbers for turn in remembered(self.turns)))
         for item in self.shelf.fresh():
             self._send_attach(item)
         self._note(0, "starting the model again")
         self.view.show_media(self.shelf.items)
 
     async def _begin(self, kind: str, turn: int, shown: Turn) -> bool:
-        if self.pending is not None or self.dead:
-            why = "press F5 to start the model again" if self.dead else "an answer is coming: Esc stops it"
-            self.view.tell(why, "warning")
+        if not self.free():
             return False
-        self.pending = Pending(kind, turn, self.turns)
-        self.turns = (*self.turns[:turn], shown)
+        pending = self.pending = Pending(kind, turn, self.turns)
+        self.turns = (*turns_before(self.turns[:turn], shown), shown)
         for number in shown.numbers:
             self.shelf.change(number, asked=True)
         if kind != "continue":
             await self.view.show_turns(turn, (shown,))
+        if self.pending is pending:  # not called off meanwhile
+            self.pending = replace(pending, shown=True)
         self.view.show_media(self.shelf.items)
         self._send_if_ready()
         self._show_status()
         return True
 
+    def _let_go(self, number: int) -> None:
+        """Take an item off, and give back the engine's memory of it."""
+        item = self.shelf.remove(number)
+        if item and item.attached is not None and not self.dead and not self._shown_elsewhere(item):
+            self.engine.detach(item.attached.key)
+
     def _leave(self) -> None:
         """Turn away from the conversation at hand, whatever it is doing."""
         self._restoring = None
+        self.conversation += 1
         if self.pending is not None and self.pending.request is not None and not self.dead:
             self.engine.cancel(self.pending.request)
         self.pending = None

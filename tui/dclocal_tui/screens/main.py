@@ -15,9 +15,10 @@ from dclocal.errors import UserError
 from dclocal_tui.example import QUESTION, example
 from dclocal_tui.keys import BINDINGS
 from dclocal_tui.messages import FragmentChanged, PathsPasted, RemoveWanted, Submitted
-from dclocal_tui.paths import complete, media_of, named_media
+from dclocal_tui.paths import camera_source, complete, media_of, named_media
 from dclocal_tui.screens.attaching import Attaching
 from dclocal_tui.screens.video_actions import VideoActions
+from dclocal_tui.screens.watching import Watching
 from dclocal_tui.shelf import Item
 from dclocal_tui.state import Status, Turn
 from dclocal_tui.talk import Talk
@@ -33,7 +34,7 @@ HINT = "Enter sends · Ctrl+J new line · F1 help"
 EDITING = "editing the last question · Esc leaves it"
 
 
-class MainScreen(Attaching, VideoActions):
+class MainScreen(Attaching, VideoActions, Watching):
     """Shows one conversation; is the `View` of its Talk."""
 
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012
@@ -67,7 +68,10 @@ class MainScreen(Attaching, VideoActions):
         self.talk = Talk(self.app.engine, self.app.recorder, self, lambda: self.app.settings)
         self.talk.open(self.app.bundle)
         for source in self.app.given_media:
-            self.talk.attach(media_of(source, self.app.settings.frames))
+            if (camera := camera_source(source)) is not None:
+                self.open_camera(camera)
+            else:
+                self._add_media(source)
         if self.app.history.note:
             self.tell(self.app.history.note, "warning")
         self._take_events()
@@ -135,7 +139,7 @@ class MainScreen(Attaching, VideoActions):
         if not question.strip():
             return
         self.prompt.take()  # before it may be given back
-        if await (self.talk.edit(question) if self._editing else self.talk.ask(question)):
+        if await (self.talk.edit(question) if self._editing else self.ask(question)):
             self._edit(False)
         else:
             self.prompt.put(text)
@@ -156,6 +160,8 @@ class MainScreen(Attaching, VideoActions):
             self.show_video(int(rest))
         elif name == "/export" and rest:
             return self._write_file(rest)
+        elif name in ("/webcam", "/watch"):
+            return self.camera_command(name, rest)
         elif name in ("/help", "/new", "/quit", "/sessions", "/settings", "/bundles", "/log", "/example", "/video"):
             await self.run_action(name[1:])
         else:
@@ -201,8 +207,9 @@ class MainScreen(Attaching, VideoActions):
         self.query_one(Completions).offer(self.prompt.candidates)
 
     async def action_stop(self) -> None:
-        """Stop the answer, else leave editing."""
-        if not await self.talk.stop() and self._editing:
+        """Stop the answer and a watch, else leave editing."""
+        watched = self.stop_watch()
+        if not await self.talk.stop() and not watched and self._editing:
             self.prompt.text = ""
             self._edit(False)
 

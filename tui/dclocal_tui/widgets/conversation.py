@@ -20,6 +20,8 @@ SLICE = 6
 """Turns drawn at once: each costs some 25 ms."""
 NEAR = 2
 """Lines from the top at which the turns before are drawn."""
+MAX_SHOWN = 200
+"""Turns drawn of one that grows, as a watch's does for hours; beyond them the older half is taken off again."""
 
 
 class Conversation(VerticalScroll):
@@ -55,6 +57,7 @@ class Conversation(VerticalScroll):
             with self.app.batch_update():
                 for exchange in self.exchanges[kept:]:
                     await exchange.remove()
+                await self._fold()
                 await self.query_one(Vertical).mount_all([Exchange(turn) for turn in turns])
         self.anchor()
         self._draw_earlier()
@@ -90,6 +93,14 @@ class Conversation(VerticalScroll):
         line = self.query_one("#earlier", Static)
         line.update(f"{len(turns)} earlier questions: PageUp shows them")
         line.display = bool(turns)
+
+    async def _fold(self) -> None:
+        """Take the older half of very many turns off; they come again as the user scrolls up."""
+        if len(drawn := self.exchanges) >= MAX_SHOWN:
+            old = drawn[: MAX_SHOWN // 2]
+            self._set_earlier((*self._earlier, *(exchange.turn for exchange in old)))
+            for exchange in old:
+                await exchange.remove()
 
     async def grow(self, text: str) -> None:
         """Add to the last answer."""

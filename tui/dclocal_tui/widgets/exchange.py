@@ -63,7 +63,8 @@ class Exchange(Vertical):
 
     def _question(self) -> Content:
         numbers = "".join(f"[{number}] " for number in self.turn.numbers)
-        return Content.assemble(("You  ", "bold $primary"), (numbers, "$accent"), clean(self.turn.text))
+        who = f"{self.turn.when}  " if self.turn.when else "You  "
+        return Content.assemble((who, "bold $primary"), (numbers, "$accent"), clean(self.turn.text))
 
     def _show_ending(self) -> None:
         turn, ending = self.turn, self.query_one(".ending", Static)

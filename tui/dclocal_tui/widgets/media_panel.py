@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from textual.containers import ScrollableContainer
 
 from dclocal_tui.shelf import Item
+from dclocal_tui.widgets.camera_card import CameraCard
 from dclocal_tui.widgets.media_card import MediaCard, Preview
 
 
@@ -16,6 +17,7 @@ class MediaPanel(ScrollableContainer, can_focus=False):
     def __init__(self, preview: Preview):
         super().__init__()
         self._preview = preview
+        self._camera: CameraCard | None = None
 
     def show_media(self, items: Sequence[Item]) -> None:
         """Show these items, in this order."""
@@ -30,7 +32,17 @@ class MediaPanel(ScrollableContainer, can_focus=False):
                 cards[item.number].item = item
             else:
                 added.append(MediaCard(item, self._preview))
-        self.display = bool(items)
+        self.display = bool(items) or self._camera is not None
         if added:
             self.mount_all(added)
             self.call_after_refresh(added[-1].scroll_visible, animate=False)
+
+    def show_camera(self, card: CameraCard | None) -> None:
+        """Show this camera, which stays in sight, in place of the one before."""
+        if self._camera is not None:
+            self._camera.remove()
+        self._camera = card
+        self.set_class(card is not None, "-camera")
+        self.display = card is not None or bool(self.query(MediaCard))
+        if card is not None:
+            self.mount(card)
