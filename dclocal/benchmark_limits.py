@@ -7,7 +7,7 @@ the time that its multiply-adds take at those peaks, or that its weights take to
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from dclocal.benchmark import DECODE, PREFILLS, Measure, encode_name, prefill_name
-from dclocal.benchmark_counts import GraphCount, LlmCount
+from dclocal.benchmark_counts import GraphCount, LlmCount, count_graph, count_llm
+from dclocal.bundle import Bundle
+from dclocal.progress import Progress
 
 SIDE = 1536
 """Rows and columns of the matrices whose product is timed."""
@@ -43,14 +45,36 @@ class Limit:
     of: str
 
 
+@dataclass(frozen=True)
+class Limits:
+    """The machine's peaks, and the share of them that each stage reaches."""
+
+    peaks: Peaks
+    stages: Sequence[Limit]
+
+
+def measure_limits(bundle: Bundle, threads: int, measures: Sequence[Measure], progress: Progress) -> Limits:
+    """The limits of a bundle's stages whose `measures` were taken on this machine."""
+    progress("counting the work", 0, 2)
+    graph = count_graph(bundle.vision_path)
+    progress("counting the work", 1, 2)
+    llm = count_llm(bundle.llm_path)
+    progress("counting the work", 2, 2)
+    progress("measuring the machine", 0, 1)
+    peaks = measure_peaks(threads)
+    progress("measuring the machine", 1, 1)
+    return Limits(peaks, limits({one.name: one for one in measures}, graph, llm, peaks))
+
+
 def measure_peaks(threads: int, tries: int = TRIES) -> Peaks:
     """The best of `tries` after a warm-up, on `threads` threads."""
     random = np.random.default_rng(0)
     floats = random.standard_normal((SIDE, SIDE), dtype=np.float32)
-    bytes_ = random.integers(0, 127, (SIDE, SIDE), dtype=np.uint8)
-    float32, int8 = _product("MatMul", floats, floats, threads), _product("MatMulInteger", bytes_, bytes_.view(np.int8), threads)
-    macs = SIDE**3
-    return Peaks(macs / _best(float32, tries), macs / _best(int8, tries), 2 * COPIED_BYTES / _best(_copy(threads), tries))
+    whole = random.integers(0, 127, (SIDE, SIDE), dtype=np.uint8)
+    float32 = _product("MatMul", floats, floats, threads)
+    int8 = _product("MatMulInteger", whole, whole.view(np.int8), threads)
+    macs, copied = SIDE**3, 2 * COPIED_BYTES
+    return Peaks(macs / _best(float32, tries), macs / _best(int8, tries), copied / _best(_copy(threads), tries))
 
 
 def _best(work: Callable[[], object], tries: int) -> float:
@@ -84,9 +108,7 @@ def _product(operator: str, left: np.ndarray, right: np.ndarray, threads: int) -
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
-    session: Any = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session: Any = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return lambda: session.run(["out"], {"left": left})
 
 
@@ -98,9 +120,7 @@ def _copy(threads: int) -> Callable[[], object]:
     return lambda: list(pool.map(lambda pair: np.copyto(*pair), parts))
 
 
-def limits(
-    measures: Mapping[str, Measure], graph: GraphCount, llm: LlmCount, peaks: Peaks
-) -> list[Limit]:
+def limits(measures: Mapping[str, Measure], graph: GraphCount, llm: LlmCount, peaks: Peaks) -> list[Limit]:
     """The limits of encoding one picture, of each prefill and of decoding, beside their medians in `measures`."""
     found = []
     seconds = graph.int8 / peaks.int8_per_s + graph.float32 / peaks.float32_per_s

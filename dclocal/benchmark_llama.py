@@ -5,6 +5,7 @@ Nothing of ours is between: no record of the cache, no sampling, no text.
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 
@@ -54,7 +55,7 @@ class BareLlama:
             llama.llama_synchronize(self._context)
 
     def _evaluate(self, start: int, count: int) -> None:
-        ids = (llama.llama_token * count).from_buffer(self._ids, start * self._ids.itemsize)
+        ids = self._ids[start : start + count].ctypes.data_as(ctypes.POINTER(llama.llama_token))
         status = llama.llama_decode(self._context, llama.llama_batch_get_one(ids, count))
         if status:
             raise RuntimeError(f"llama.cpp could not evaluate {count} tokens (status {status})")

