@@ -216,5 +216,5 @@ def first_token(models: Opened) -> int:
 
 def _prefill_text(models: Opened, tokens: int) -> None:
     models.llm.forget()
-    models.llm.prefill([Tokens(tuple(range(100, 100 + tokens)))])
+    models.llm.prefill([Tokens(tuple(index % models.llm.n_vocab for index in range(tokens)))])
     models.llm.logits()

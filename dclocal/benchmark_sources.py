@@ -18,7 +18,6 @@ from dclocal.vision import INPUT, OUTPUT
 
 if TYPE_CHECKING:
     import numpy as np
-
     from PIL.Image import Image
 
 GROUP, TORCH = "dclocal.benchmarks", "torch"
