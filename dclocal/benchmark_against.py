@@ -142,7 +142,7 @@ def _full_grid(field: Field) -> Iterator[Contest]:
     tokens = ours.bundle.manifest.vision.tokens
     embeds = ours.vision.encode(ours.pixels)[0]
     yield Contest(
-        f"{FULL} tokens",
+        f"with {FULL} tokens",
         prefill_name(tokens),
         partial(timed, partial(prefill_embeds, ours.llm, embeds, tokens)),
         partial(timed, partial(prefill_embeds, ours.llm, embeds, FULL)),

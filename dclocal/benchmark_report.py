@@ -70,9 +70,9 @@ def _limit_lines(limits: Limits) -> Iterator[str]:
 
 def _ratio_lines(against: Against) -> Iterator[str]:
     yield ""
-    yield "Times of others over ours, in turn"
+    yield "Time of others over ours, above 1 where ours is less; run in turn"
     for one in against.ratios:
-        times = f"{one.theirs.median:.1f} to {one.ours.median:.1f} ms"
+        times = f"{one.theirs.median:.1f} ms, ours {one.ours.median:.1f} ms"
         yield f"{f'{one.work}: {one.against}':70} {one.median:6.2f} ({one.low:.2f} to {one.high:.2f}), {times}"
     for name, reason in against.missing.items():
         yield f"{name} did not take part: {reason}"

@@ -148,6 +148,6 @@ def test_a_run_names_its_stages_limits_and_ratios(bundle_home: Path, monkeypatch
     assert all(0 < one["low"] <= one["median"] <= one["high"] for one in found["measures"])
     held = [one["memory_bytes"] for one in found["measures"] if "memory_bytes" in one]
     assert held and min(held) > found["machine"]["peak_memory_bytes"] / 10
-    assert all(0 < one["share"] < 1.5 for one in found["limits"]["stages"])
+    assert all(0 < one["share"] < 5 for one in found["limits"]["stages"])
     assert len(found["against"]["ratios"]) == 3 and not found["against"]["missing"]
     assert found["threads"] >= 1 and "CPUExecutionProvider" in found["providers"]
