@@ -5,21 +5,34 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
-    from dclocal.benchmark import Measure
+    from dclocal.benchmark import Opened
+    from dclocal.benchmark_report import Report
+    from dclocal.bundle import Bundle
+    from dclocal.progress import Progress
 
 TEST_CARD = "a test card"
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
-@click.command(epilog="Examples: dclocal bench --runs 9; dclocal bench --video --json; dclocal bench --video film.mkv")
+@click.command(
+    epilog="Examples: dclocal bench --runs 9; dclocal bench --against all --json; dclocal bench --video film.mkv"
+)
 @click.option("--bundle", "bundle_name", metavar="BUNDLE", help="A bundle's name or folder.  [default: dc-tiny]")
 @click.option("--runs", type=click.IntRange(1, 100), default=5, show_default=True, help="Runs of each stage.")
+@click.option(
+    "--against",
+    multiple=True,
+    metavar="NAME",
+    help="Compare, in turn, with pytorch, 576 (visual tokens), llama.cpp, onnxruntime, or all that are there.",
+)
+@click.option("--checkpoint", type=FOLDER, help="The bundle's PyTorch checkpoint, for --against.")
+@click.option("--from", "wheels", type=FOLDER, help="A folder with dc-tiny's wheels, for --against.")
 @click.option(
     "--video",
     is_flag=False,
@@ -31,31 +44,90 @@ TEST_CARD = "a test card"
     "--frames", type=click.IntRange(1, 4096), default=16, show_default=True, help="Frames of the video to look at."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def bench(bundle_name: str | None, runs: int, video: str | None, frames: int, as_json: bool) -> None:
-    """Time each stage: medians with their spread, one after the other."""
-    from dclocal.benchmark import measure_all
+def bench(
+    bundle_name: str | None,
+    runs: int,
+    against: tuple[str, ...],
+    checkpoint: Path | None,
+    wheels: Path | None,
+    video: str | None,
+    frames: int,
+    as_json: bool,
+) -> None:
+    """Time each stage: medians with their spread, and the share of what this machine could do at best."""
+    from dclocal.benchmark_report import lines, to_json
     from dclocal.progress import for_terminal
     from dclocal.store import open_bundle
 
-    if video is not None:
-        _bench_video(video, bundle_name, runs, frames, as_json)
-        return
+    if video is not None and against:
+        raise click.UsageError("--against compares the stages of a picture: leave out --video")
     with for_terminal() as progress:
         bundle = open_bundle(bundle_name, progress)
-        measures = measure_all(bundle, runs, progress)
-    _print(measures, runs, {}, as_json)
+        if video is not None:
+            report = _bench_video(video, bundle, runs, frames, progress)
+        else:
+            report = _bench_stages(bundle, runs, against, checkpoint, wheels, progress)
+    if as_json:
+        print(json.dumps(to_json(report), indent=2))
+        return
+    for line in lines(report):
+        print(line)
 
 
-def _bench_video(video: str, bundle_name: str | None, runs: int, frames: int, as_json: bool) -> None:
+def _bench_stages(
+    bundle: Bundle,
+    runs: int,
+    names: tuple[str, ...],
+    checkpoint: Path | None,
+    wheels: Path | None,
+    progress: Progress,
+) -> Report:
+    from dclocal.benchmark import measure_processes, measure_stages, memory_bytes, opened
+    from dclocal.benchmark_against import check_names, measure_against
+    from dclocal.benchmark_connector import measure_connector
+    from dclocal.benchmark_limits import measure_limits
+    from dclocal.benchmark_report import Against, Report
+
+    check_names(names)
+    processes = measure_processes(bundle, runs, progress)
+    with opened(bundle) as models:
+        facts = {**_facts(models), "memory_with_both_models_open_bytes": memory_bytes()}
+        stages = measure_stages(models, runs, progress)
+        connector = measure_connector(bundle, models.threads, runs)
+        limits = measure_limits(bundle, models.threads, stages, progress)
+        against = None
+        if names:
+            found = measure_against(models, names, runs, progress, checkpoint=checkpoint, wheels=wheels)
+            against = Against(*found)
+    if connector is None:
+        facts["connector"] = "a part of the vision graph that cannot be told apart"
+    measures = [*processes, *stages, *([connector] if connector else [])]
+    return Report(measures, runs, facts, limits, against)
+
+
+def _facts(models: Opened) -> dict[str, object]:
+    from importlib.metadata import version
+
+    return {
+        "bundle": models.bundle.manifest.name,
+        "threads": models.threads,
+        "providers": models.vision.providers,
+        "vision_precision": models.bundle.manifest.vision.precision,
+        "llm_quantization": models.bundle.manifest.llm_quantization,
+        "onnxruntime": version("onnxruntime"),
+        "llama_cpp_python": version("llama-cpp-python"),
+    }
+
+
+def _bench_video(video: str, bundle: Bundle, runs: int, frames: int, progress: Progress) -> Report:
+    from dclocal.benchmark_report import Report
     from dclocal.machine import usable_cores
-    from dclocal.progress import for_terminal
     from dclocal.session import open_session
-    from dclocal.store import open_bundle
     from dclocal.video_benchmark import measure_video, write_test_card
 
     threads = usable_cores()
-    with for_terminal() as progress, tempfile.TemporaryDirectory() as folder:
-        session = open_session(open_bundle(bundle_name, progress), threads=threads)
+    with tempfile.TemporaryDirectory() as folder:
+        session = open_session(bundle, threads=threads)
         file = Path(video)
         if video == TEST_CARD:
             file = Path(folder) / "test-card.mp4"
@@ -64,20 +136,4 @@ def _bench_video(video: str, bundle_name: str | None, runs: int, frames: int, as
             progress("writing a minute of 1920×1080", 1, 1)
         found = measure_video(session, file, runs, progress, frames)
     facts = {"video": found.video, "threads": threads, **dataclasses.asdict(found.counts)}
-    _print(found.measures, runs, facts, as_json)
-
-
-def _print(measures: Sequence[Measure], runs: int, facts: dict[str, Any], as_json: bool) -> None:
-    """The figures, the machine, and with JSON `facts` under their names, else a line each."""
-    from dclocal.machine import cpu_model, peak_memory_bytes, usable_cores
-
-    machine = {"cpu": cpu_model(), "cores": usable_cores(), "peak_memory_bytes": peak_memory_bytes()}
-    if as_json:
-        figures = [dataclasses.asdict(one) for one in measures]
-        print(json.dumps({"machine": machine, **facts, "measures": figures}, indent=2))
-        return
-    print(f"{machine['cpu']}, {machine['cores']} cores, {runs} runs, peak memory {peak_memory_bytes() / 1e6:.0f} MB")
-    for name, fact in facts.items():
-        print(f"{name.replace('_', ' '):46} {fact}")
-    for one in measures:
-        print(f"{one.name:46} {one.median:9.1f} {one.unit:9} ({one.low:.1f} to {one.high:.1f})")
+    return Report(found.measures, runs, facts)
