@@ -21,6 +21,8 @@ from dclocal_models.efficientnet_lite import import_classifier, import_weights
 from dclocal_models.vision import VisionConfig
 from dclocal_models.vlm import DenseConnectorModel, ModelConfig
 
+CLASSES_GAIN = 8.0
+"""How loudly classes are said at first: the projector's tokens come to be some twenty times as long as a word's."""
 CLASS_NAMES = Path(__file__).with_name("class_names.txt")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DC_TINY = ModelConfig(
@@ -107,7 +109,7 @@ def _load_class_words(model: DenseConnectorModel, conv_pth: Path, tokenizer: Any
     embeddings = model.base_llm.get_input_embeddings().weight
     names = name_embeddings(class_names(), lambda text: tokenizer(text, add_special_tokens=False).input_ids, embeddings)
     assert model.connector.class_words is not None
-    state = {"weight": weight, "bias": bias, "names": names, "gain": torch.ones(2)}
+    state = {"weight": weight, "bias": bias, "names": names, "gain": torch.full((2,), CLASSES_GAIN)}
     model.connector.class_words.load_state_dict(state)
 
 

@@ -120,7 +120,7 @@ class ThingWordsConfig:
     weight_decay: float = 0.05
     dropout: float = 0.3
     label_smoothing: float = 0.05
-    gain: tuple[float, float] = (1.0, 2.0)
+    gain: tuple[float, float] = (20.0, 40.0)
 
 
 @dataclass(frozen=True)
