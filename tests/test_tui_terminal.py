@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-WAIT_S = 20.0
+WAIT_S = 90
 PROMPT = r"(^|\n)[$#]"
 START = """\
 import sys
