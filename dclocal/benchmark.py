@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,7 @@ import numpy as np
 
 from dclocal.bundle import Bundle, Sampling
 from dclocal.chat_events import Answered, TextPiece
+from dclocal.known_pictures import LIMIT
 from dclocal.machine import peak_memory_of_children_bytes, usable_cores
 from dclocal.prompt import Embeds, Tokens
 
@@ -139,20 +141,25 @@ def measure_processes(bundle: Bundle, runs: int, progress: Progress) -> list[Mea
     with tempfile.TemporaryDirectory() as folder:
         picture = str(write_picture(Path(folder) / "picture.jpg"))
         chat = ["chat", picture, "-p", PROMPT, "--max-tokens", "10", "--bundle", str(bundle.path)]
-        times = repeated(partial(_until_said, ["--help"]), runs), repeated(partial(_until_said, chat), runs)
+        forgetful, mindful = ({"DCLOCAL_HOME": folder, LIMIT: limit} for limit in ("0", "256"))
+        helps = repeated(partial(_until_said, ["--help"], {}), runs)
+        starts = [(_until_said(chat, forgetful), _until_said(chat, mindful)) for _ in range(runs + 1)][1:]
     progress("measuring whole processes", 1, 1)
     return [
-        summary("dclocal --help, to the first byte", "ms", times[0]),
-        summary("cold start: dclocal chat, to the first token", "ms", times[1]),
+        summary("dclocal --help, to the first byte", "ms", helps),
+        summary("cold start: dclocal chat, to the first token", "ms", [unknown for unknown, _ in starts]),
+        summary("the same about a picture of an earlier run", "ms", [known for _, known in starts]),
+        summary("the one over the other", "times", [unknown / known for unknown, known in starts]),
         summary("its memory at most", "MB", [peak_memory_of_children_bytes() / 1e6]),
     ]
 
 
-def _until_said(arguments: Sequence[str]) -> float:
+def _until_said(arguments: Sequence[str], environment: Mapping[str, str]) -> float:
     """Milliseconds from starting a process of ours to the first byte that it prints."""
     command = [sys.executable, "-m", "dclocal", *arguments]
+    variables = {**os.environ, **environment}
     started = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=variables) as process:
         assert process.stdout is not None
         process.stdout.read(1)
         milliseconds = 1000 * (time.perf_counter() - started)

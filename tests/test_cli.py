@@ -304,7 +304,7 @@ def test_eval_and_bench_print_their_figures(bundle_home: Path, sources: dict[str
     )
     assert asked["asked"] == 20 and asked["right"] == round(20 * asked["accuracy"])
     timed = json.loads(dclocal("bench", "--runs", "1", "--json", home=bundle_home).stdout)
-    assert [one["unit"] for one in timed["measures"]].count("ms") == 14
+    assert [one["unit"] for one in timed["measures"]].count("ms") == 15
     assert all(0 < one["low"] <= one["median"] <= one["high"] for one in timed["measures"])
 
 

@@ -84,6 +84,7 @@ def _bench_stages(
 ) -> Report:
     from dclocal.benchmark import measure_processes, measure_stages, memory_bytes, opened
     from dclocal.benchmark_against import check_names, measure_against
+    from dclocal.benchmark_caption import measure_captions
     from dclocal.benchmark_connector import measure_connector
     from dclocal.benchmark_limits import measure_limits
     from dclocal.benchmark_report import Against, Report
@@ -93,6 +94,7 @@ def _bench_stages(
     with opened(bundle) as models:
         facts = {**_facts(models), "memory_with_both_models_open_bytes": memory_bytes()}
         stages = measure_stages(models, runs, progress)
+        captions = measure_captions(models, runs, progress)
         connector = measure_connector(bundle, models.threads, runs)
         limits = measure_limits(bundle, models.threads, stages, progress)
         against = None
@@ -101,7 +103,7 @@ def _bench_stages(
             against = Against(*found)
     if connector is None:
         facts["connector"] = "a part of the vision graph that cannot be told apart"
-    measures = [*processes, *stages, *([connector] if connector else [])]
+    measures = [*processes, *stages, *captions, *([connector] if connector else [])]
     return Report(measures, runs, facts, limits, against)
 
 
