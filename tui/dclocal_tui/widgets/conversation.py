@@ -18,6 +18,7 @@ from dclocal_tui.widgets.exchange import Exchange
 
 SLICE = 6
 """Turns drawn at once: each costs some 25 ms."""
+DRAWER = "earlier"
 NEAR = 2
 """Lines from the top at which the turns before are drawn."""
 MAX_SHOWN = 200
@@ -30,7 +31,7 @@ class Conversation(VerticalScroll):
     def __init__(self) -> None:
         super().__init__()
         self._earlier: tuple[Turn, ...] = ()
-        self._drawing = asyncio.Lock()
+        self._showing = asyncio.Lock()
 
     def compose(self) -> ComposeResult:
         """As high as the view at least: an anchored view would hold a short conversation at its bottom."""
@@ -49,7 +50,8 @@ class Conversation(VerticalScroll):
 
     async def show_turns(self, first: int, turns: Sequence[Turn]) -> None:
         """Show these in place of the turns from `first` on; of many, the last are drawn."""
-        async with self._drawing:
+        async with self._showing:
+            self.workers.cancel_group(self, DRAWER)
             kept = max(0, first - len(self._earlier))
             if not kept:
                 self._set_earlier((*self._earlier[:first], *turns[:-SLICE]))
@@ -65,23 +67,27 @@ class Conversation(VerticalScroll):
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         """Draw what is before once the user comes near."""
         super().watch_scroll_y(old_value, new_value)
-        if self._earlier and new_value <= NEAR and not self._drawing.locked():
+        if self._earlier and new_value <= NEAR and not self._showing.locked():
             self._draw_earlier()
 
-    @work
+    @work(exclusive=True, group=DRAWER)
     async def _draw_earlier(self) -> None:
-        """Draw turns above those that are drawn, which stay where they are on the screen."""
-        async with self._drawing:
+        """Draw turns above those that are drawn, which stay where they are on the screen.
+
+        Nobody may wait for it: it waits for the screen to be laid out.  Called off, it has drawn a turn or left it
+        among the earlier ones.
+        """
+        await self._laid_out()
+        while self._earlier and self.scroll_y <= NEAR and (drawn := self.exchanges):
+            at_end = self.scroll_y >= self.max_scroll_y
+            below = drawn[0].virtual_region.y - self.scroll_y
+            turns = self._earlier[-SLICE:]
+            mounting = self.query_one(Vertical).mount_all([Exchange(turn) for turn in turns], before=drawn[0])
+            self._set_earlier(self._earlier[:-SLICE])
+            await mounting
             await self._laid_out()
-            while self._earlier and self.scroll_y <= NEAR and (drawn := self.exchanges):
-                at_end = self.scroll_y >= self.max_scroll_y
-                below = drawn[0].virtual_region.y - self.scroll_y
-                turns = self._earlier[-SLICE:]
-                self._set_earlier(self._earlier[:-SLICE])
-                await self.query_one(Vertical).mount_all([Exchange(turn) for turn in turns], before=drawn[0])
-                await self._laid_out()
-                if not at_end:
-                    self.scroll_to(y=drawn[0].virtual_region.y - below, animate=False, immediate=True)
+            if not at_end:
+                self.scroll_to(y=drawn[0].virtual_region.y - below, animate=False, immediate=True)
 
     async def _laid_out(self) -> None:
         drawn = asyncio.Event()
