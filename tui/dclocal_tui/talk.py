@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from dclocal.engine_messages import Media, Said
-from dclocal.frames import VideoRequest
 from dclocal_tui.engine_side import EngineSide
 from dclocal_tui.shelf import Item, Shelf
 from dclocal_tui.state import Pending, Turn, remembered, turns_before
+
+if TYPE_CHECKING:
+    from dclocal.frames import VideoRequest
 
 PASSED_SHOWN = 8
 """Pictures of a watch that stay beside the conversation once it has asked again."""
