@@ -21,11 +21,16 @@ PASSED_SHOWN = 8
 class Talk(EngineSide):
     """What the user can do with a conversation; every method returns without waiting for the model."""
 
-    def open(self, bundle: str | None) -> None:
-        """Open a bundle; the conversation, if there is one, goes on with it."""
+    def open(self, bundle: str | None, request: int | None = None) -> None:
+        """Open a bundle; the conversation, if there is one, goes on with it.
+
+        `request` is the engine's number where it was asked to open it already.
+        """
         said = self.engine.conversation
         self.ready = False
-        self._note(self.engine.open(bundle, system=self._settings().system), "loading the model")
+        if request is None:
+            request = self.engine.open(bundle, system=self._settings().system)
+        self._note(request, "loading the model")
         if said:
             self._restore(said, tuple(turn.numbers for turn in remembered(self.turns)))
 

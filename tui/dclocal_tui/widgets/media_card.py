@@ -16,7 +16,7 @@ from textual.widgets import Static
 
 from dclocal_tui.messages import FramesWanted, RemoveWanted
 from dclocal_tui.shelf import Item
-from dclocal_tui.widgets.exchange import clean
+from dclocal_tui.clean import clean
 
 Preview = Callable[..., Widget]
 MAX_TIMES = 16
