@@ -52,6 +52,7 @@ class MainScreen(Attaching, VideoActions, Watching):
         super().__init__()
         self._first_run = first_run
         self._editing = False
+        self._given_attached = asyncio.Event()
 
     def compose(self) -> ComposeResult:
         """From top to bottom."""
@@ -85,6 +86,7 @@ class MainScreen(Attaching, VideoActions, Watching):
                 self.open_camera(camera)
             else:
                 self._add_media(source)
+        self._given_attached.set()
         if isinstance(self.app.preview, Previews):
             await asyncio.to_thread(self.app.preview.load)
 
@@ -142,6 +144,7 @@ class MainScreen(Attaching, VideoActions, Watching):
             if await self._command(text):
                 self.prompt.take()
             return
+        await self._given_attached.wait()
         question, paths, missing = named_media(text)
         if missing:
             self.tell(f"{missing[0]} does not exist — check the path", "error")
