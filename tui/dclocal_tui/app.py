@@ -92,6 +92,12 @@ class DclocalApp(App[None]):
             first_run = False
         await self.push_screen(MainScreen(first_run))
 
+    def on_ready(self) -> None:
+        """The first frame comes before all that it does without."""
+        main = self.screen_stack[1]
+        assert isinstance(main, MainScreen)
+        main.call_after_refresh(main.warm_up)
+
     def get_system_commands(self, screen: Screen) -> Iterable[SystemCommand]:
         """The palette: Textual's own, and every action of the main screen."""
         yield from super().get_system_commands(screen)

@@ -72,13 +72,12 @@ class MainScreen(Attaching, VideoActions, Watching):
         self.set_focus(self.prompt)
         self.talk = Talk(self.app.engine, self.app.recorder, self, lambda: self.app.settings)
         self.talk.open(self.app.bundle, self.app.opening)
-        self.call_after_refresh(self._warm_up)
         if self.app.history.note:
             self.tell(self.app.history.note, "warning")
         self._take_events()
 
     @work
-    async def _warm_up(self) -> None:
+    async def warm_up(self) -> None:
         """What the first paint did without is imported in a thread, then the media of the command line are attached."""
         await asyncio.to_thread(import_later)
         for source in self.app.given_media:
