@@ -6,13 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from dclocal.bundle import Manifest, Sampling
-from dclocal.prompt import Segment
-
 if TYPE_CHECKING:
     import numpy as np
 
+    from dclocal.bundle import Manifest, Sampling
     from dclocal.cells import Cell, Prefill
+    from dclocal.prompt import Segment
 
 
 class Model(Protocol):

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dclocal.chat_events import AnswerOptions, Stats
-from dclocal.manifest import Sampling, VideoDefaults
 
 if TYPE_CHECKING:
     from dclocal.frames import VideoRequest
+    from dclocal.manifest import Sampling, VideoDefaults
 
 
 DEFAULTS = AnswerOptions()

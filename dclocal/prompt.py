@@ -11,11 +11,13 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from dclocal.errors import PromptError
 from dclocal.formats import PromptFormat
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Tokenize = Callable[[str, bool], list[int]]
 """(text, parse_special) -> token ids, without BOS or EOS added."""

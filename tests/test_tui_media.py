@@ -40,7 +40,7 @@ async def test_pictures_of_the_command_line_are_numbered_and_shown(tmp_path: Pat
 
 @asyncio_test
 async def test_the_picture_is_prepared_before_enter(tmp_path: Path) -> None:
-    async with running(tmp_path, ["yes"], media=[picture(tmp_path)], encode_s=0.3) as bench:
+    async with running(tmp_path, ["yes"], media=[picture(tmp_path)], encode_s=1.0) as bench:
         await bench.until(lambda: "preparing…" in bench.text_of("#activity"))
         await bench.until_idle()
         await bench.ask_and_wait("Now?")

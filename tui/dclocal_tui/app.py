@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
+from textual._xterm_parser import XTermParser
 from textual.app import App, SystemCommand
 from textual.screen import Screen
 
@@ -41,7 +42,11 @@ WIDGETS = (
 
 
 class DclocalApp(App[None]):
-    """Runs one engine and one history, which its caller opens and closes."""
+    """Runs one engine and one history, which its caller opens and closes.
+
+    `opening` is the engine's request to open `bundle`, where it was made already; `typed` came from the terminal before
+    the app was there.
+    """
 
     TITLE = "dclocal"
     CSS_PATH: ClassVar = [
@@ -59,25 +64,39 @@ class DclocalApp(App[None]):
         log_file: Path,
         media: Sequence[str] = (),
         bundle: str | None = None,
+        opening: int | None = None,
+        typed: str = "",
         settings_file: Path | None = None,
     ):
         super().__init__()
         self.engine, self.history, self.settings = engine, history, settings
         self.preview, self.log_file, self.given_media = preview, log_file, tuple(media)
-        self.bundle = bundle or settings.bundle or None
+        self.bundle, self.opening = bundle or settings.bundle or None, opening
+        self._typed = typed
         self._settings_file = settings_file
         self.recorder = Recorder(history, self._trouble)
         self._troubles: set[str] = set()
 
-    def on_mount(self) -> None:
-        """Dress as the settings say, then show the main screen."""
+    def on_load(self) -> None:
+        """What was typed so far comes before all that is typed from now on."""
+        for event in XTermParser().feed(self._typed):
+            self.post_message(event)
+
+    async def on_mount(self) -> None:
+        """Dress as the settings say, then show the main screen; keys wait until it takes them."""
         self._wear(self.settings)
         self.theme_changed_signal.subscribe(self, lambda _: self._keep_theme())
         try:
             first_run = not self.history.sessions(limit=1)
         except UserError:
             first_run = False
-        self.push_screen(MainScreen(first_run))
+        await self.push_screen(MainScreen(first_run))
+
+    def on_ready(self) -> None:
+        """The first frame comes before all that it does without."""
+        main = self.screen_stack[1]
+        assert isinstance(main, MainScreen)
+        main.call_after_refresh(main.warm_up)
 
     def get_system_commands(self, screen: Screen) -> Iterable[SystemCommand]:
         """The palette: Textual's own, and every action of the main screen."""

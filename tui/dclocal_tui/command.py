@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.util import find_spec
 
 import click
 
@@ -34,11 +35,9 @@ def tui(media: tuple[str, ...], bundle_name: str | None) -> None:
             os.path.expanduser(path)
         ):
             raise ImageError(f"{path} does not exist", "check the path")
-    try:
-        import textual  # noqa: F401
-        import textual_image  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ExtraMissing(f"this needs {error.name}", "pip install 'dclocal[tui]'") from error
+    for package in ("textual", "textual_image"):
+        if find_spec(package) is None:
+            raise ExtraMissing(f"this needs {package}", "pip install 'dclocal[tui]'")
     from dclocal_tui.run import run
 
     run(media, bundle_name)

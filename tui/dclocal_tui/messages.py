@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from textual.message import Message
 
-from dclocal.webcam_messages import Said
+if TYPE_CHECKING:
+    from dclocal.webcam_messages import Said
 
 
 class Submitted(Message):

@@ -8,9 +8,7 @@ import shlex
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
-from dclocal.caption import KINDS
 from dclocal.engine_messages import Media
-from dclocal.frames import VideoRequest
 
 MAX_ENTRIES = 5000
 MAX_CANDIDATES = 50
@@ -22,6 +20,8 @@ def media_of(source: str, frames: int | None = None) -> Media:
     """What a path or URL names: a video by its suffix, else a picture; `frames` of a video, None for the bundle's."""
     if URL.match(source):
         return Media(source, name=unquote(os.path.basename(urlparse(source).path)) or source)
+    from dclocal.frames import VideoRequest
+
     path = os.path.abspath(os.path.expanduser(source))
     video = VideoRequest(frames=frames) if kind_of(path) == "video" else None
     return Media(path, video, os.path.basename(path))
@@ -37,6 +37,8 @@ def camera_source(text: str) -> str | None:
 
 def kind_of(path: str) -> str | None:
     """image or video by the suffix; None for another."""
+    from dclocal.caption import KINDS
+
     return KINDS.get(Path(path).suffix.lower())
 
 

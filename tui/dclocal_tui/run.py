@@ -1,4 +1,4 @@
-"""The app from start to end: settings, history, engine and screen, each closed whatever happens."""
+"""The app from start to end: settings, history, engine, terminal and screen, each closed whatever happens."""
 
 from __future__ import annotations
 
@@ -8,24 +8,34 @@ from dclocal.engine import Engine
 from dclocal.history import History
 from dclocal.settings import read_settings
 from dclocal.store import home
+from dclocal_tui.terminal import asked_terminal
 
 
 def run(media: Sequence[str], bundle: str | None) -> None:
     """Run the app until the user quits; raises UserError where the settings cannot be read."""
     settings = read_settings()
-    import textual_image.widget  # before the app starts: it asks the terminal what pictures it can show
+    log_file = home() / "logs" / "tui-engine.log"
+    with History() as history, Engine(log_file) as engine:
+        with asked_terminal() as answers:
+            bundle = bundle or settings.bundle or None
+            opening = engine.open(bundle, system=settings.system)  # the model loads while the app does
+            from dclocal_tui.app import DclocalApp
+            from dclocal_tui.previews import Previews
 
-    from dclocal_tui.app import DclocalApp
-
-    with History() as history, Engine(home() / "logs" / "tui-engine.log") as engine:
+            terminal = answers()
+        preview = Previews(terminal)
+        if terminal is None:
+            preview.load()
         app = DclocalApp(
             engine,
             history,
             settings,
             media=media,
             bundle=bundle,
-            log_file=home() / "logs" / "tui-engine.log",
-            preview=textual_image.widget.Image,
+            opening=opening,
+            typed=terminal.typed if terminal else "",
+            log_file=log_file,
+            preview=preview,
         )
         app.run()
         app.recorder.close()

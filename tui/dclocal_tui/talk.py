@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from dclocal.engine_messages import Media, Said
-from dclocal.frames import VideoRequest
 from dclocal_tui.engine_side import EngineSide
 from dclocal_tui.shelf import Item, Shelf
 from dclocal_tui.state import Pending, Turn, remembered, turns_before
+
+if TYPE_CHECKING:
+    from dclocal.frames import VideoRequest
 
 PASSED_SHOWN = 8
 """Pictures of a watch that stay beside the conversation once it has asked again."""
@@ -18,11 +21,16 @@ PASSED_SHOWN = 8
 class Talk(EngineSide):
     """What the user can do with a conversation; every method returns without waiting for the model."""
 
-    def open(self, bundle: str | None) -> None:
-        """Open a bundle; the conversation, if there is one, goes on with it."""
+    def open(self, bundle: str | None, request: int | None = None) -> None:
+        """Open a bundle; the conversation, if there is one, goes on with it.
+
+        `request` is the engine's number where it was asked to open it already.
+        """
         said = self.engine.conversation
         self.ready = False
-        self._note(self.engine.open(bundle, system=self._settings().system), "loading the model")
+        if request is None:
+            request = self.engine.open(bundle, system=self._settings().system)
+        self._note(request, "loading the model")
         if said:
             self._restore(said, tuple(turn.numbers for turn in remembered(self.turns)))
 

@@ -8,32 +8,40 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from textual import on
 
 from dclocal.engine_messages import Media
 from dclocal.errors import UserError
-from dclocal.webcam import CameraState
-from dclocal.webcam_messages import NotTaken, Said, Seen, Taken
-from dclocal.webcam_process import FarCamera
-from dclocal.webcam_source import kind_of
 from dclocal_tui.keys import shown
 from dclocal_tui.messages import CameraSaid
 from dclocal_tui.pace import PERIOD_S, POLL_S, is_behind, mark, pause_after
 from dclocal_tui.screens.dialogs import Dialogs
-from dclocal_tui.widgets.camera_card import CameraCard
 from dclocal_tui.widgets.media_panel import MediaPanel
+
+if TYPE_CHECKING:
+    from dclocal.webcam_messages import NotTaken, Said, Seen, Taken
+    from dclocal.webcam_process import FarCamera
+    from dclocal_tui.widgets.camera_card import CameraCard
 
 LOOK_SIDE = 320
 LOG = "tui-camera.log"
 GONE = ("lost", "missing", "busy")
 
 
+def open_far_camera(source: str, log: Path, say: Callable[[Said], None]) -> FarCamera:
+    """A camera in a process of its own; see `webcam_process.FarCamera`."""
+    from dclocal.webcam_process import FarCamera
+
+    return FarCamera(source, log, say)
+
+
 class Cameras(Dialogs):
     """One camera at a time, in a process of its own; nothing here waits for it."""
 
-    open_far_camera: Callable[..., Any] = FarCamera
+    open_far_camera: Callable[..., Any] = staticmethod(open_far_camera)
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,6 +56,9 @@ class Cameras(Dialogs):
 
     def open_camera(self, source: str) -> bool:
         """Open a camera in place of the one at hand; false where `source` names none."""
+        from dclocal.webcam_source import kind_of
+        from dclocal_tui.widgets.camera_card import CameraCard
+
         try:
             kind_of(source)
             self.close_camera()
@@ -137,6 +148,9 @@ class Cameras(Dialogs):
 
     @on(CameraSaid)
     async def _camera_said(self, message: CameraSaid) -> None:
+        from dclocal.webcam import CameraState
+        from dclocal.webcam_messages import Seen
+
         if self._camera is None or message.camera != self._cameras_opened:
             return
         said = message.said
@@ -181,6 +195,8 @@ class Cameras(Dialogs):
 
     async def _took(self, said: Taken | NotTaken) -> None:
         """A whole picture, for what it was taken for."""
+        from dclocal.webcam_messages import NotTaken, Taken
+
         purpose, question = self._takes.pop(said.request, ("", ""))
         when = clock()
         media = Media(said.jpeg, name=f"{when} camera.jpg") if isinstance(said, Taken) else None

@@ -12,7 +12,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from dclocal_tui.widgets.exchange import clean
+from dclocal_tui.clean import clean
 
 SHOWN_BYTES = 64 << 10
 

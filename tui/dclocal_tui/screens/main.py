@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from importlib import import_module
 from typing import ClassVar
 
 from textual import on, work
@@ -16,6 +17,7 @@ from dclocal_tui.example import QUESTION, example
 from dclocal_tui.keys import BINDINGS
 from dclocal_tui.messages import FragmentChanged, PathsPasted, RemoveWanted, Submitted
 from dclocal_tui.paths import camera_source, complete, media_of, named_media
+from dclocal_tui.previews import Previews
 from dclocal_tui.screens.attaching import Attaching
 from dclocal_tui.screens.video_actions import VideoActions
 from dclocal_tui.screens.watching import Watching
@@ -30,6 +32,8 @@ from dclocal_tui.widgets.prompt import Prompt
 from dclocal_tui.widgets.status_line import StatusLine
 from dclocal_tui.widgets.welcome import Welcome
 
+LATER = ("dclocal.caption", "dclocal_tui.widgets.exchange", "dclocal_tui.widgets.camera_card")
+"""Modules that the first paint does without, and the first things a user does need."""
 HINT = "Enter sends · Ctrl+J new line · F1 help"
 EDITING = "editing the last question · Esc leaves it"
 
@@ -48,6 +52,7 @@ class MainScreen(Attaching, VideoActions, Watching):
         super().__init__()
         self._first_run = first_run
         self._editing = False
+        self._given_attached = asyncio.Event()
 
     def compose(self) -> ComposeResult:
         """From top to bottom."""
@@ -64,17 +69,25 @@ class MainScreen(Attaching, VideoActions, Watching):
     def on_mount(self) -> None:
         """Open the model in the background; typing works at once."""
         self.prompt.border_subtitle = HINT
-        self.prompt.focus()
+        self.set_focus(self.prompt)
         self.talk = Talk(self.app.engine, self.app.recorder, self, lambda: self.app.settings)
-        self.talk.open(self.app.bundle)
+        self.talk.open(self.app.bundle, self.app.opening)
+        if self.app.history.note:
+            self.tell(self.app.history.note, "warning")
+        self._take_events()
+
+    @work
+    async def warm_up(self) -> None:
+        """What the first paint did without is imported in a thread, then the media of the command line are attached."""
+        await asyncio.to_thread(import_later)
         for source in self.app.given_media:
             if (camera := camera_source(source)) is not None:
                 self.open_camera(camera)
             else:
                 self._add_media(source)
-        if self.app.history.note:
-            self.tell(self.app.history.note, "warning")
-        self._take_events()
+        self._given_attached.set()
+        if isinstance(self.app.preview, Previews):
+            await asyncio.to_thread(self.app.preview.load)
 
     @property
     def prompt(self) -> Prompt:
@@ -130,6 +143,7 @@ class MainScreen(Attaching, VideoActions, Watching):
             if await self._command(text):
                 self.prompt.take()
             return
+        await self._given_attached.wait()
         question, paths, missing = named_media(text)
         if missing:
             self.tell(f"{missing[0]} does not exist — check the path", "error")
@@ -263,3 +277,9 @@ class MainScreen(Attaching, VideoActions, Watching):
             conversation.scroll_page_up()
         else:
             conversation.scroll_page_down()
+
+
+def import_later() -> None:
+    """Import what is needed soon."""
+    for module in LATER:
+        import_module(module)

@@ -18,11 +18,11 @@ from dclocal.engine_messages import BundleFacts
 from dclocal.errors import UserError
 from dclocal.frames import VideoRequest
 from dclocal.sampling import show_time
+from dclocal_tui.clean import clean
 from dclocal_tui.decoder import Decoded, Decoder, Measured, Thumbnail, Undecoded, Wish
 from dclocal_tui.film import Film, film_of
 from dclocal_tui.plan import SAME_S, Plan, is_among
 from dclocal_tui.shelf import Item
-from dclocal_tui.widgets.exchange import clean
 from dclocal_tui.widgets.filmstrip import Filmstrip, StripFrame
 from dclocal_tui.widgets.media_card import Preview
 from dclocal_tui.widgets.scrubber import MovedTo, Scrubber

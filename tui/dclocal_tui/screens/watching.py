@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import click
 from textual.timer import Timer
 
-from dclocal.commands.webcam import Interval
 from dclocal.engine_messages import Media
 from dclocal_tui.screens.cameras import Cameras
 from dclocal_tui.widgets.prompt import Prompt
@@ -46,6 +45,8 @@ class Watching(Cameras):
         if rest == "off":
             self.stop_watch()
             return True
+        from dclocal.commands.webcam import Interval
+
         every, _, question = rest.partition(" ")
         try:
             every_s = float(Interval().convert(every, None, None))

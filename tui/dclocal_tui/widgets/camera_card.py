@@ -14,7 +14,7 @@ from textual.reactive import reactive
 from textual.widgets import Static
 
 from dclocal.webcam import CameraState
-from dclocal_tui.widgets.exchange import clean
+from dclocal_tui.clean import clean
 from dclocal_tui.widgets.media_card import Preview
 
 WORDS = {

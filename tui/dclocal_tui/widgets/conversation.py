@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from textual import work
 from textual.app import ComposeResult
@@ -14,7 +15,9 @@ from textual.containers import Vertical, VerticalScroll
 from textual.widgets import Static
 
 from dclocal_tui.state import Turn
-from dclocal_tui.widgets.exchange import Exchange
+
+if TYPE_CHECKING:
+    from dclocal_tui.widgets.exchange import Exchange
 
 SLICE = 6
 """Turns drawn at once: each costs some 25 ms."""
@@ -46,10 +49,14 @@ class Conversation(VerticalScroll):
     @property
     def exchanges(self) -> list[Exchange]:
         """The widgets of the turns that are drawn, in order."""
+        from dclocal_tui.widgets.exchange import Exchange
+
         return list(self.query(Exchange))
 
     async def show_turns(self, first: int, turns: Sequence[Turn]) -> None:
         """Show these in place of the turns from `first` on; of many, the last are drawn."""
+        from dclocal_tui.widgets.exchange import Exchange
+
         async with self._showing:
             self.workers.cancel_group(self, DRAWER)
             kept = max(0, first - len(self._earlier))
@@ -77,6 +84,8 @@ class Conversation(VerticalScroll):
         Nobody may wait for it: it waits for the screen to be laid out.  Called off, it has drawn a turn or left it
         among the earlier ones.
         """
+        from dclocal_tui.widgets.exchange import Exchange
+
         await self._laid_out()
         while self._earlier and self.scroll_y <= NEAR and (drawn := self.exchanges):
             at_end = self.scroll_y >= self.max_scroll_y

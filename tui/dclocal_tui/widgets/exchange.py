@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
-
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Markdown, Static
 from textual.widgets.markdown import MarkdownStream
 
+from dclocal_tui.clean import clean
 from dclocal_tui.state import Turn
 
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 ENDINGS = {
     "cancelled": "stopped — Ctrl+G lets it go on",
     "length": "at the limit of tokens — Ctrl+G lets it go on",
@@ -73,8 +71,3 @@ class Exchange(Vertical):
             text = "the model gave no answer; try other words"
         ending.update(Content(text))
         ending.display = bool(text)
-
-
-def clean(text: str) -> str:
-    """Without control characters: what a model says must not reach the terminal as commands."""
-    return CONTROL.sub("", text)

@@ -14,9 +14,9 @@ from textual.reactive import reactive
 from textual.widget import Widget
 from textual.widgets import Static
 
+from dclocal_tui.clean import clean
 from dclocal_tui.messages import FramesWanted, RemoveWanted
 from dclocal_tui.shelf import Item
-from dclocal_tui.widgets.exchange import clean
 
 Preview = Callable[..., Widget]
 MAX_TIMES = 16

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from textual.containers import ScrollableContainer
 
 from dclocal_tui.shelf import Item
-from dclocal_tui.widgets.camera_card import CameraCard
 from dclocal_tui.widgets.media_card import MediaCard, Preview
+
+if TYPE_CHECKING:
+    from dclocal_tui.widgets.camera_card import CameraCard
 
 
 class MediaPanel(ScrollableContainer, can_focus=False):
