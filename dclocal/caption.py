@@ -1,27 +1,36 @@
 """Many pictures and videos, one line of JSON each: found in a fixed order, written as they are answered, resumable.
 
-The next file is decoded and encoded in a thread while the language model answers about this one.
+The next file is decoded in a thread while the language model answers about this one, and encoded too where there are
+cores for both: on two, encoding beside answering took a sixth longer than one after the other.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dclocal.chat import Answered, Attachment, ChatSession
 from dclocal.errors import UserError
 from dclocal.frames import VideoRequest, attach_video
 from dclocal.images import image_key, load_image, printable
+from dclocal.machine import usable_cores
 from dclocal.picture import encode_picture
 from dclocal.prefetch import prefetch
 from dclocal.video import VideoReader
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from dclocal.chat_events import Vision
+
+CORES_FOR_BOTH = 3
 IMAGE_SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".jpe", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".avif", ".mpo"]
 )
@@ -113,15 +122,33 @@ def caption_all(
     Close the iterator to stop.
     """
 
+    cores: AbstractContextManager[Any] = nullcontext() if usable_cores() >= CORES_FOR_BOTH else threading.Lock()
+    shared = ChatSession(session.bundle, _InTurn(session.vision, cores), session.llm, session.system)
+
     def ready(stop: Callable[[], bool]) -> Iterator[Ready]:
         for path in paths:
             if stop():
                 return
-            yield prepare(session, path, question, options.get("max_tokens"), request, stop)
+            yield prepare(shared, path, question, options.get("max_tokens"), request, stop)
 
     with closing(prefetch(ready, depth=1)) as items:  # type: ignore[type-var]
         for item in items:
-            yield _answer(item, question, options)
+            with cores:
+                line = _answer(item, question, options)
+            yield line
+
+
+@dataclass(frozen=True)
+class _InTurn:
+    """A vision encoder that works while nobody else has the cores."""
+
+    vision: Vision
+    cores: AbstractContextManager[Any]
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        """As the encoder's own."""
+        with self.cores:
+            return self.vision.encode(pixels)
 
 
 def prepare(
