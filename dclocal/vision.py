@@ -13,7 +13,8 @@ from dclocal.machine import usable_cores
 
 INPUT, OUTPUT = "pixels", "embeds"
 PREFERRED_PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
-BATCH = 8
+GPU_BATCH, CPU_BATCH = 8, 2
+"""Pictures at a time.  On a processor more are no faster (77 ms each of four, 81 one), and hold 100 MB each."""
 
 
 class VisionEncoder:
@@ -45,12 +46,13 @@ class VisionEncoder:
         self._vision = bundle.manifest.vision
         self.providers: list[str] = self._session.get_providers()
         self.encoded_images = 0
+        self._batch = CPU_BATCH if self.providers[0] == "CPUExecutionProvider" else GPU_BATCH
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         """float32 `[n, 3, size, size]` to float32 `[n, tokens, n_embd]`."""
         if not len(pixels):
             return np.zeros((0, self._vision.tokens, self._vision.n_embd), np.float32)
-        runs = [self._run(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)]
+        runs = [self._run(pixels[start : start + self._batch]) for start in range(0, len(pixels), self._batch)]
         return runs[0] if len(runs) == 1 else np.concatenate(runs)
 
     def _run(self, pixels: np.ndarray) -> np.ndarray:

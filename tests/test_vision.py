@@ -62,7 +62,7 @@ def test_a_run_takes_few_pictures_at_once(bundle: Bundle, monkeypatch: pytest.Mo
     run = encoder._run
     monkeypatch.setattr(encoder, "_run", lambda pixels: sizes.append(len(pixels)) or run(pixels))
     encoder.encode(np.zeros((19, 3, SIZE, SIZE), np.float32))
-    assert sizes == [8, 8, 3]
+    assert sizes == [2] * 9 + [1]
 
 
 def test_no_pictures_give_no_embeddings(bundle: Bundle) -> None:
