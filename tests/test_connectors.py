@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from dclocal_models.connectors import FULL_GRID, Connector, ConnectorConfig, layer_groups
+from dclocal_models.connectors import Connector, ConnectorConfig
 from dclocal_models.efficientnet_lite import SameConv
+from dclocal_models.layers import FULL_GRID, layer_groups
 from dclocal_models.registry import BACKBONES, CONNECTORS, lookup
 from tests import paper
 

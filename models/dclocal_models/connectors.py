@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dclocal_models.class_words import ClassWords, ThingWords
+from dclocal_models.layers import FULL_GRID, layer_groups, resample, resolve_grid, resolve_layer
 from dclocal_models.mining import PatchInfoMining
 
 TOKEN_STRIDE = 8  # STI pools, or convolves, runs of eight tokens
-FULL_GRID = (0, 0)
-"""As a token grid: the backbone's own, that is no interpolation."""
 REFERENCE_LAYERS = {"sti": (7, 15), "sci": (7, 15), "sti_conv": (7, 15), "sci_conv": (7, 15)}
 
 
@@ -63,18 +62,6 @@ class ConnectorConfig:
         return cls(kind=kind, layers=REFERENCE_LAYERS.get(kind, ()), token_grid=token_grid or FULL_GRID)
 
 
-def layer_groups(first: int, final: int, groups: int) -> tuple[tuple[int, ...], ...]:
-    """Equal runs of neighbours among the hidden states `first` to `final`; a rest smaller than `groups`, next to
-    the final layer, is in no group (SigLIP: 27 states, two groups of 13).
-
-    Raises ValueError where there are fewer states than groups.
-    """
-    size = (final + 1 - first) // groups if groups > 0 else 0
-    if size < 1 or first < 0:
-        raise ValueError(f"hidden states {first} to {final} cannot be cut into {groups} groups")
-    return tuple(tuple(range(first + group * size, first + (group + 1) * size)) for group in range(groups))
-
-
 class Connector(nn.Module):
     """What all connectors share; a subclass says what it integrates.
 
@@ -91,12 +78,12 @@ class Connector(nn.Module):
         super().__init__()
         self.config, self.width, self.grid = config, width, grid
         self.conv_channels = conv_channels
-        self.final = _resolve(config.final_layer, depth)
-        self.layers = tuple(_resolve(layer, depth) for layer in config.layers)
+        self.final = resolve_layer(config.final_layer, depth)
+        self.layers = tuple(resolve_layer(layer, depth) for layer in config.layers)
         if self.takes_layers != bool(self.layers):
             wanted = "needs" if self.takes_layers else "does not take"
             raise ValueError(f"connector {config.kind} {wanted} layers; its config has {list(config.layers)}")
-        self.token_grid = _token_grid(config.token_grid, grid)
+        self.token_grid = resolve_grid(config.token_grid, grid)
         self.groups = self.integrated_layers()
         self.build()
         self.dense_width = self.integrated_width()
@@ -297,26 +284,3 @@ class NormedDenseChannelConnector(DenseChannelConnector):
     def refine(self, state: Tensor) -> Tensor:
         refined: Tensor = self.linear(state)
         return refined
-
-
-def resample(maps: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Bilinear interpolation of `[n, channels, rows, columns]` to `grid`, pixel centres aligned at halves."""
-    return functional.interpolate(maps, size=grid, mode="bilinear", align_corners=False)
-
-
-def _resolve(layer: int, depth: int) -> int:
-    """An index into depth + 1 hidden states, counted from the start."""
-    index = layer if layer >= 0 else depth + 1 + layer
-    if not 0 <= index <= depth:
-        raise ValueError(f"layer {layer} is not among {depth + 1} hidden states")
-    return index
-
-
-def _token_grid(wanted: tuple[int, int] | None, grid: tuple[int, int]) -> tuple[int, int]:
-    if wanted is None:
-        return (max(1, grid[0] // 2), max(1, grid[1] // 2))
-    if wanted == FULL_GRID:
-        return grid
-    if not (wanted[0] >= 1 and wanted[1] >= 1):
-        raise ValueError(f"token_grid is {wanted}; expected rows and columns of at least 1, or 0, 0 for all")
-    return wanted

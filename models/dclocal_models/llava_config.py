@@ -9,7 +9,8 @@ from typing import Any
 
 from dclocal.formats import FORMATS
 from dclocal_models.checkpoint import CheckpointError
-from dclocal_models.connectors import ConnectorConfig, layer_groups
+from dclocal_models.connectors import ConnectorConfig
+from dclocal_models.layers import layer_groups
 from dclocal_models.llava_weights import brief
 
 CONFIG_FILE = "config.json"

@@ -23,8 +23,9 @@ from torch import Tensor
 
 from dclocal.formats import FORMATS
 from dclocal.images import load_image, to_pixels
-from dclocal_models.connectors import FULL_GRID, Connector, ConnectorConfig
+from dclocal_models.connectors import Connector, ConnectorConfig
 from dclocal_models.embedded import DC_TINY, vit_state_dict
+from dclocal_models.layers import FULL_GRID
 from dclocal_models.vision import Dinov2Backbone
 from dclocal_models.vlm import DenseConnectorModel, ModelConfig
 from dclocal_train.collate import Collator
