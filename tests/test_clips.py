@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
@@ -17,6 +16,9 @@ from dclocal.eval_videos import Videos
 from dclocal.evaluate import folder_loader, run_test
 from dclocal.fake import FakeLLM, FakeVision, fake_bundle
 from dclocal.progress import silent
+from dclocal.video import import_cv2
+
+cv2 = import_cv2()
 
 CYCLES = 4
 MARKS = {"dog": (0, 190, 190), "car": (190, 0, 190), "key": (150, 230, 0), "owl": (0, 60, 120)}

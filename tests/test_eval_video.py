@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -23,6 +22,9 @@ from dclocal.evaluate import folder_loader, run_test
 from dclocal.fake import FakeLLM, FakeVision, fake_bundle
 from dclocal.progress import silent
 from dclocal.prompt import Embeds
+from dclocal.video import import_cv2
+
+cv2 = import_cv2()
 
 ROW = {"video": "a.avi", "question": "what?", "answers": ["yes"]}
 SIZE = (48, 32)

@@ -150,9 +150,9 @@ def llama_cpp_choices(logits: np.ndarray, sampling: Sampling, recent: list[int])
     """The tokens that llama.cpp's own chain leaves, with their probabilities."""
     import llama_cpp.llama_cpp as llama
 
-    from dclocal.llm import _sampler
+    from dclocal.llama_sampler import new_sampler
 
-    chain = _sampler(sampling, 0, len(logits))
+    chain = new_sampler(sampling, 0, len(logits))
     for token in recent:
         llama.llama_sampler_accept(chain, token)
     data = (llama.llama_token_data * len(logits))()

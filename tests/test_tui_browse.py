@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,10 +16,13 @@ from textual_image.widget import HalfcellImage
 
 import tests.test_tui_screens as screens
 from dclocal.errors import UserError
+from dclocal.video import import_cv2
 from dclocal_tui.folder import FolderError, list_folder, matching
 from dclocal_tui.peek import SIDE, peek
 from dclocal_tui.screens.browse import BrowseScreen
 from tests.tui_app import Bench, picture, running
+
+cv2 = import_cv2()
 
 asyncio_test = pytest.mark.asyncio
 looks = screens.looks

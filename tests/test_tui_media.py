@@ -212,7 +212,9 @@ def test_media_by_name(tmp_path: Path) -> None:
 
 def video(path: Path) -> Path:
     """Thirty frames at 10 a second."""
-    import cv2
+    from dclocal.video import import_cv2
+
+    cv2 = import_cv2()
     import numpy as np
 
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
