@@ -224,8 +224,10 @@ class ChatSession:
         """Evaluate a prompt and say so; None where that is called off, then a part of it is in the cache."""
         started = time.perf_counter()
         _, plan = plan_prefill(self.llm.cells, segments, self.llm.n_ctx)
-        start = self._memory.recall(segments) if self._memory else 0
-        _, plan = plan_prefill(self.llm.cells, segments, self.llm.n_ctx)
+        start = 0
+        if self._memory:
+            start = self._memory.recall(segments)
+            _, plan = plan_prefill(self.llm.cells, segments, self.llm.n_ctx)
         steps = range(plan.reused + STEP, plan.total, STEP) if stopped else ()
         for count in sorted({*steps, start} - {0}):
             if stopped and stopped():

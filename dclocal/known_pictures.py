@@ -46,6 +46,10 @@ class KnownPictures:
         self._model = hashlib.sha256(f"{manifest.hexdigest()} {version}".encode()).digest()
         self._vision, self._folder, self._limit = bundle.manifest.vision, folder, limit_bytes
 
+    def knows(self, key: str) -> bool:
+        """Whether there is an entry for a picture's embeddings, which may still turn out to be damaged."""
+        return self._named(EMBEDS, key).exists()
+
     def embeds(self, key: str) -> np.ndarray | None:
         """A picture's embeddings, float32 `[tokens, n_embd]`; None where they are not known."""
         data = self._read(self._named(EMBEDS, key))

@@ -73,7 +73,7 @@ def open_session(
 def _is_known(known: KnownPictures, image: Image) -> bool:
     from dclocal.images import image_key
 
-    return known.embeds(image_key(image)) is not None
+    return known.knows(image_key(image))
 
 
 class LateVision:
