@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dclocal_models.class_words import ThingWords
 from dclocal_train.config import ThingWordsConfig
-from dclocal_train.thing_words import FILE, PLACES, Places, _chosen, _pixels, fit, fit_thing_words
+from dclocal_train.thing_words import FILE, PLACES, Places, _chosen, fit, fit_thing_words, gather
 
 
 def test_places_that_are_covered_show_the_thing_and_bare_ones_nothing() -> None:
@@ -41,13 +42,30 @@ def test_the_classifier_takes_features_as_they_are() -> None:
     assert float((told == classes).float().mean()) > 0.98
 
 
-def test_pixels_are_normalised_as_the_model_takes_them() -> None:
-    from PIL import Image
+def test_pixels_are_normalised_as_the_model_takes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dclocal_train.thing_words as module
+    from dclocal_train.synthetic.concepts import concepts_of
+    from dclocal_train.synthetic.things import Thing
 
-    vision = SimpleNamespace(image_mean=(0.5, 0.25, 0.0), image_std=(0.5, 0.25, 1.0))
-    model = SimpleNamespace(config=SimpleNamespace(vision=vision))
-    pixels = _pixels(Image.new("RGB", (3, 2), (255, 0, 51)), model)  # type: ignore[arg-type]
-    assert pixels.shape == (3, 2, 3)
+    picture = Image.new("RGB", (3, 3), (255, 0, 51))
+    monkeypatch.setattr(module, "_picture", lambda *_: (picture, Image.new("L", (3, 3), 255)))
+    Image.new("RGBA", (4, 4), "red").save(tmp_path / "apple.png")
+    thing = Thing("apple", "apple", (), "google", "food", tmp_path / "apple.png", "train")
+    vision = SimpleNamespace(image_mean=(0.5, 0.25, 0.0), image_std=(0.5, 0.25, 1.0), image_size=3)
+    seen: list[torch.Tensor] = []
+
+    def features(pixels: torch.Tensor) -> tuple[torch.Tensor, None]:
+        seen.append(pixels)
+        return pixels.flatten(2).transpose(1, 2), None
+
+    model = SimpleNamespace(
+        config=SimpleNamespace(vision=vision, fit="pad"),
+        vision_features=features,
+        connector=SimpleNamespace(token_grid=(3, 3), place_features=lambda dense, conv_map: dense),
+    )
+    gather(model, concepts_of([thing]), (), ThingWordsConfig(rounds=1, epochs=1))  # type: ignore[arg-type]
+    (pixels,) = seen[0]
+    assert pixels.shape == (3, 3, 3)
     np.testing.assert_allclose(pixels[:, 0, 0], [1.0, -1.0, 0.2], atol=1e-6)
 
 
@@ -76,11 +94,8 @@ def test_a_model_for_another_count_of_things_is_refused(tmp_path: Path, monkeypa
 
 def test_what_is_gathered_of_a_drawing_is_what_lies_where_it_was_put(tmp_path: Path) -> None:
     """Features here are the colours of places, so a red square's must be red and the bare place's must not."""
-    from PIL import Image
-
     from dclocal_train.synthetic.concepts import concepts_of
     from dclocal_train.synthetic.things import Thing
-    from dclocal_train.thing_words import gather
 
     things = []
     for name, colour in (("apple", "red"), ("leaf", "lime")):
@@ -89,7 +104,7 @@ def test_what_is_gathered_of_a_drawing_is_what_lies_where_it_was_put(tmp_path: P
     vision = SimpleNamespace(image_mean=(0.0, 0.0, 0.0), image_std=(1.0, 1.0, 1.0), image_size=96)
     pool = torch.nn.AdaptiveAvgPool2d(12)
     model = SimpleNamespace(
-        config=SimpleNamespace(vision=vision),
+        config=SimpleNamespace(vision=vision, fit="pad"),
         vision_features=lambda pixels: (pool(pixels.float()).flatten(2).transpose(1, 2), None),
         connector=SimpleNamespace(token_grid=(12, 12), place_features=lambda dense, conv_map: dense),
     )

@@ -19,9 +19,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dclocal.images import to_pixels
 from dclocal_models.answer import tokenize_with
 from dclocal_models.class_words import name_embeddings
-from dclocal_models.vlm import DenseConnectorModel
+from dclocal_models.vlm import DenseConnectorModel, image_spec
 from dclocal_train.config import ThingWordsConfig
 from dclocal_train.synthetic.backgrounds import Photo, draw_background
 from dclocal_train.synthetic.concepts import Concepts
@@ -88,7 +89,7 @@ def gather(model: DenseConnectorModel, concepts: Concepts, photos: Sequence[Phot
             _picture(thing, model.config.vision.image_size, photos, random.Random(f"{round_} {thing.file.name}"))
             for round_, thing in batch
         ]
-        pixels = torch.stack([_pixels(picture, model) for picture, _ in pictures])
+        pixels = torch.from_numpy(to_pixels([picture for picture, _ in pictures], image_spec(model)))
         with torch.autocast("cpu", torch.bfloat16, enabled=not torch.cuda.is_available()):
             dense, conv_map = model.vision_features(pixels)
         found = model.connector.place_features(dense, conv_map)
@@ -150,12 +151,6 @@ def _picture(
 
 def _somewhere(room: int, length: int, random_source: random.Random) -> int:
     return random_source.randint(0, max(0, room - length))
-
-
-def _pixels(picture: Image.Image, model: DenseConnectorModel) -> Tensor:
-    vision = model.config.vision
-    values = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)
-    return ((values - torch.tensor(vision.image_mean)) / torch.tensor(vision.image_std)).permute(2, 0, 1)
 
 
 def _chosen(features: Tensor, cover: Tensor) -> tuple[Tensor, Tensor]:
