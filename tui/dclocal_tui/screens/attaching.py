@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from textual import work
@@ -35,7 +35,7 @@ class Attaching(Dialogs):
         screen = BrowseScreen(start, self.app.preview)
         chosen = await self.app.push_screen_wait(screen)
         self._folder = screen.folder
-        self._attach_files([str(path) for path in chosen])
+        self.add_media(str(path) for path in chosen)
 
     @work(exclusive=True, group="clipboard")
     async def action_paste_picture(self) -> None:
@@ -50,8 +50,9 @@ class Attaching(Dialogs):
         if isinstance(found, bytes):
             self.talk.attach(Media(found, name="clipboard.png"))
         else:
-            self._attach_files(found)
+            self.add_media(found)
 
-    def _attach_files(self, paths: Sequence[str]) -> None:
-        for path in paths:
-            self.talk.attach(media_of(path, self.app.settings.frames))
+    def add_media(self, sources: Iterable[str]) -> None:
+        """Attach paths and web addresses."""
+        for source in sources:
+            self.talk.attach(media_of(source, self.app.settings.frames))

@@ -16,7 +16,7 @@ from dclocal.errors import UserError
 from dclocal_tui.example import QUESTION, example
 from dclocal_tui.keys import BINDINGS
 from dclocal_tui.messages import FragmentChanged, PathsPasted, RemoveWanted, Submitted
-from dclocal_tui.paths import camera_source, complete, media_of, named_media
+from dclocal_tui.paths import camera_source, complete, named_media
 from dclocal_tui.previews import Previews
 from dclocal_tui.screens.attaching import Attaching
 from dclocal_tui.screens.video_actions import VideoActions
@@ -84,7 +84,7 @@ class MainScreen(Attaching, VideoActions, Watching):
             if (camera := camera_source(source)) is not None:
                 self.open_camera(camera)
             else:
-                self._add_media(source)
+                self.add_media([source])
         self._given_attached.set()
         if isinstance(self.app.preview, Previews):
             await asyncio.to_thread(self.app.preview.load)
@@ -148,8 +148,7 @@ class MainScreen(Attaching, VideoActions, Watching):
         if missing:
             self.tell(f"{missing[0]} does not exist — check the path", "error")
             return
-        for path in paths:
-            self._add_media(path)
+        self.add_media(paths)
         if not question.strip():
             return
         self.prompt.take()  # before it may be given back
@@ -163,7 +162,7 @@ class MainScreen(Attaching, VideoActions, Watching):
         name, _, rest = text.partition(" ")
         rest = rest.strip()
         if name == "/attach" and rest:
-            self._add_media(rest.strip('"'))
+            self.add_media([rest.strip('"')])
         elif name == "/paste":
             await self.run_action("paste_picture")
         elif name == "/browse":
@@ -183,9 +182,6 @@ class MainScreen(Attaching, VideoActions, Watching):
             return False
         return True
 
-    def _add_media(self, source: str) -> None:
-        self.talk.attach(media_of(source, self.app.settings.frames))
-
     def _take_off(self, number: int) -> None:
         if not self.talk.remove(number):
             self.tell(f"[{number}] cannot be taken off: no such picture, or a question shows it", "warning")
@@ -201,8 +197,7 @@ class MainScreen(Attaching, VideoActions, Watching):
 
     @on(PathsPasted)
     def _pasted(self, message: PathsPasted) -> None:
-        for path in message.paths:
-            self._add_media(path)
+        self.add_media(message.paths)
 
     @on(RemoveWanted)
     def _remove_wanted(self, message: RemoveWanted) -> None:
