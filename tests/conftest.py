@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from filelock import FileLock
 from PIL import Image
 
 from dclocal.bundle import Bundle
+from tests.mjpeg import NetworkCamera
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 WORKER = os.environ.get("PYTEST_XDIST_WORKER")
@@ -120,3 +122,10 @@ def grey_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "64x48", "-r", "10", "-i", "-"]
     subprocess.run(["ffmpeg", "-v", "error", *source, "-pix_fmt", "yuv420p", str(file)], input=raw, check=True)
     return file
+
+
+@pytest.fixture
+def server() -> Iterator[NetworkCamera]:
+    camera = NetworkCamera()
+    yield camera
+    camera.unplug()

@@ -26,7 +26,7 @@ from dclocal.video import Frame
 from dclocal.webcam import Camera
 from dclocal.window import Window, same_picture, slide_range, thumbnail, window_segments
 from tests.mjpeg import NetworkCamera, numbered
-from tests.test_webcam import no_thread_is_left, server, until  # noqa: F401
+from tests.test_webcam import no_thread_is_left, until  # noqa: F401
 
 QUESTION = "What?E\nSassistant\n"
 """A question's own cells in ChatML, S and E one each; the line break behind the last picture is one more."""
@@ -151,7 +151,7 @@ def answer_of(events: Iterator[Event | Asked]) -> tuple[Asked, PromptReady, Answ
     return asked, ready, rest[-1]
 
 
-def test_live_questions_on_a_camera(tmp_path: Path, server: NetworkCamera) -> None:  # noqa: F811
+def test_live_questions_on_a_camera(tmp_path: Path, server: NetworkCamera) -> None:
     chat = session(tmp_path, *"abc")
     with Camera(server.url) as camera:
         camera.first()
@@ -177,7 +177,7 @@ def test_live_questions_on_a_camera(tmp_path: Path, server: NetworkCamera) -> No
 
 def test_a_question_goes_before_an_evaluation_that_has_not_begun(
     tmp_path: Path,
-    server: NetworkCamera,  # noqa: F811
+    server: NetworkCamera,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     chat = session(tmp_path, "yes")
@@ -205,7 +205,7 @@ def test_a_question_goes_before_an_evaluation_that_has_not_begun(
 
 def test_a_question_behind_a_long_answer_sees_what_happened_meanwhile(
     tmp_path: Path,
-    server: NetworkCamera,  # noqa: F811
+    server: NetworkCamera,
 ) -> None:
     chat = session(tmp_path, "twenty characters...", "b", model=SlowLLM)
     with Camera(server.url) as camera:
@@ -222,7 +222,7 @@ def test_a_question_behind_a_long_answer_sees_what_happened_meanwhile(
             assert isinstance(asked, Asked) and told[0][0].frames[-1].index - asked.frames[-1].index >= 12
 
 
-def test_unplugged_in_mid_answer(tmp_path: Path, server: NetworkCamera) -> None:  # noqa: F811
+def test_unplugged_in_mid_answer(tmp_path: Path, server: NetworkCamera) -> None:
     chat = session(tmp_path, "twenty characters...", "back", model=SlowLLM)
     with Camera(server.url) as camera:
         camera.first()
@@ -240,7 +240,7 @@ def test_unplugged_in_mid_answer(tmp_path: Path, server: NetworkCamera) -> None:
             assert answer_of(live.ask("What?"))[2].answer == "back"
 
 
-def test_calling_off_an_answer_frees_the_model(tmp_path: Path, server: NetworkCamera) -> None:  # noqa: F811
+def test_calling_off_an_answer_frees_the_model(tmp_path: Path, server: NetworkCamera) -> None:
     chat = session(tmp_path, "x" * 100, "yes", model=SlowLLM)
     with Camera(server.url) as camera:
         camera.first()
@@ -256,7 +256,7 @@ def test_calling_off_an_answer_frees_the_model(tmp_path: Path, server: NetworkCa
 
 def test_a_fault_of_the_models_is_raised_where_it_is_asked(
     tmp_path: Path,
-    server: NetworkCamera,  # noqa: F811
+    server: NetworkCamera,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     chat = session(tmp_path)

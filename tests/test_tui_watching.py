@@ -31,12 +31,11 @@ from tests.tui_webcam import (
     number_shown,
     open_live,
     scripted,
-    server,
     words,
 )
 
 asyncio_test = pytest.mark.asyncio
-__all__ = ["looks", "no_camera_is_left", "scripted", "server"]
+__all__ = ["looks", "no_camera_is_left", "scripted"]
 
 
 # Watching

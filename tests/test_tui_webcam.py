@@ -23,13 +23,12 @@ from tests.tui_webcam import (
     numbers_asked,
     open_live,
     scripted,
-    server,
     until_gone,
     words,
 )
 
 asyncio_test = pytest.mark.asyncio
-__all__ = ["no_camera_is_left", "scripted", "server"]
+__all__ = ["no_camera_is_left", "scripted"]
 
 
 # Live and frozen

@@ -35,13 +35,6 @@ def until(true: Callable[[], object], timeout_s: float = 10.0) -> bool:
     return False
 
 
-@pytest.fixture
-def server() -> Iterator[NetworkCamera]:
-    camera = NetworkCamera()
-    yield camera
-    camera.unplug()
-
-
 @pytest.fixture(autouse=True)
 def no_thread_is_left() -> Iterator[None]:
     yield

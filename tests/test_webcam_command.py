@@ -21,7 +21,7 @@ from dclocal.webcam_talk import converse, watch
 from dclocal.window import Window
 from tests.mjpeg import NetworkCamera
 from tests.test_live import session
-from tests.test_webcam import no_thread_is_left, server, until  # noqa: F401
+from tests.test_webcam import no_thread_is_left, until  # noqa: F401
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., i
 
 def test_one_answer(
     scripted: Callable[..., int],
-    server: NetworkCamera,  # noqa: F811
+    server: NetworkCamera,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert scripted(server.url, "-p", "What?") == 0
@@ -62,7 +62,7 @@ def test_one_answer(
 )
 def test_mistakes(
     scripted: Callable[..., int],
-    server: NetworkCamera,  # noqa: F811
+    server: NetworkCamera,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
     message: str,
@@ -80,7 +80,7 @@ def test_a_camera_that_is_not_there(scripted: Callable[..., int], capsys: pytest
 
 def test_watching_skips_a_frozen_picture(
     tmp_path: Path,
-    server: NetworkCamera,  # noqa: F811
+    server: NetworkCamera,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     chat = session(tmp_path, *["a\ncard"] * 99)
@@ -109,7 +109,7 @@ def test_watching_skips_a_frozen_picture(
 
 def test_a_conversation(
     tmp_path: Path,
-    server: NetworkCamera,  # noqa: F811
+    server: NetworkCamera,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -127,7 +127,7 @@ def test_a_conversation(
 
 
 @pytest.mark.parametrize("moment", ["waiting", "answering"])
-def test_ctrl_c_lets_the_camera_go(server: NetworkCamera, moment: str) -> None:  # noqa: F811
+def test_ctrl_c_lets_the_camera_go(server: NetworkCamera, moment: str) -> None:
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from pathlib import Path; from dclocal import cli; from dclocal.commands import webcam\n"

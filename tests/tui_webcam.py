@@ -21,13 +21,6 @@ from tests.mjpeg import NetworkCamera, number_in, numbered
 from tests.tui_app import Bench
 
 
-@pytest.fixture
-def server() -> Iterator[NetworkCamera]:
-    camera = NetworkCamera()
-    yield camera
-    camera.unplug()
-
-
 @pytest.fixture(autouse=True)
 def no_camera_is_left() -> Iterator[None]:
     yield
