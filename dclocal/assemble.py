@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PARTS_FILE, GRAPH_FILE, WEIGHTS_FILE, CARD_FILE = "parts.json", "vision_graph.onnx", "weights.safetensors", "README.md"
 VIT_PREFIX, LORA_PREFIX = "vision.vit.tower.", "lora."
+TOKENS, NAMES_OF_TOKENS = "connector.text_words.tokens", "connector.text_words.names"
 Progress = Callable[[str, int, int], None]
 
 
@@ -34,7 +35,7 @@ def assemble(parts: Path, sources: Mapping[str, Path], out: Path, progress: Prog
     description = read_parts(parts)
     weights = load_weights(parts / WEIGHTS_FILE)
     lora = {name.removeprefix(LORA_PREFIX): array for name, array in weights.items() if name.startswith(LORA_PREFIX)}
-    build_vision(parts / GRAPH_FILE, vision_weights(weights, sources["vision"]), out / VISION_FILE, progress)
+    build_vision(parts / GRAPH_FILE, vision_weights(weights, sources), out / VISION_FILE, progress)
     build_llm(
         sources["llm"], lora, description["lora_scale"], description["llm_quantization"], out / LLM_FILE, progress
     )
@@ -60,15 +61,17 @@ def read_parts(parts: Path) -> dict[str, Any]:
     return description
 
 
-def vision_weights(weights: Mapping[str, np.ndarray], vit_onnx: Path) -> dict[str, np.ndarray]:
-    """All weights of the vision graph by name, float32: the shipped ones over the vision transformer's."""
-    import numpy as np
-
+def vision_weights(weights: Mapping[str, np.ndarray], sources: Mapping[str, Path]) -> dict[str, np.ndarray]:
+    """All weights of the vision graph by name: the shipped ones over the vision transformer's, and the embeddings of
+    words that are tokens of the language model out of that.  `sources` as of `assemble`."""
+    from dclocal.gguf_merge import token_embeddings
     from dclocal.vit_onnx import read_vit_weights
 
-    filled = {f"{VIT_PREFIX}{name}": array for name, array in read_vit_weights(vit_onnx).items()}
-    shipped = {name: array for name, array in weights.items() if not name.startswith(LORA_PREFIX)}
-    return {name: np.asarray(array, np.float32) for name, array in {**filled, **shipped}.items()}
+    filled = {f"{VIT_PREFIX}{name}": array for name, array in read_vit_weights(sources["vision"]).items()}
+    filled |= {name: array for name, array in weights.items() if not name.startswith(LORA_PREFIX)}
+    if TOKENS in filled:
+        filled[NAMES_OF_TOKENS] = token_embeddings(sources["llm"])[filled[TOKENS]]
+    return filled
 
 
 def build_vision(graph: Path, weights: Mapping[str, np.ndarray], out: Path, progress: Progress) -> None:
@@ -90,6 +93,7 @@ def fill_graph(graph: Path, weights: Mapping[str, np.ndarray], out: Path) -> Non
     """Write the graph with every empty initializer filled by name; raises BundleError for a shape that differs."""
     import onnx
     from onnx import TensorProto
+    from onnx.helper import tensor_dtype_to_np_dtype
 
     model = onnx.load(graph, load_external_data=False)
     for tensor in model.graph.initializer:
@@ -103,7 +107,7 @@ def fill_graph(graph: Path, weights: Mapping[str, np.ndarray], out: Path) -> Non
             )
         tensor.ClearField("external_data")
         tensor.data_location = TensorProto.DEFAULT
-        tensor.raw_data = array.astype("<f4").tobytes()
+        tensor.raw_data = array.astype(tensor_dtype_to_np_dtype(tensor.data_type).newbyteorder("<")).tobytes()
     onnx.save(model, out)
 
 
@@ -146,7 +150,7 @@ def build_llm(
 
 
 def load_weights(file: Path) -> dict[str, np.ndarray]:
-    """The shipped weights by name, float16."""
+    """The shipped weights by name: float16, and whole numbers."""
     from safetensors.numpy import load_file
 
     return load_file(file)

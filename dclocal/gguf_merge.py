@@ -68,6 +68,17 @@ def merge_lora(
     writer.close()
 
 
+def token_embeddings(source: Path) -> np.ndarray:
+    """The language model's input embeddings, `[vocabulary, n_embd]`, float32."""
+    from gguf import GGUFReader
+    from gguf.quants import dequantize
+
+    for tensor in GGUFReader(source).tensors:
+        if tensor.name == "token_embd.weight":
+            return dequantize(tensor.data, tensor.tensor_type)
+    raise BundleError(f"{source} has no token embeddings", "use the pinned package")
+
+
 def quantize_gguf(source: Path, out: Path, quantization: str) -> None:
     """llama.cpp's own quantization; `quantization` is a name in QUANTIZATIONS."""
     import llama_cpp.llama_cpp as llama

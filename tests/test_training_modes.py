@@ -13,7 +13,7 @@ from PIL import Image
 from dclocal.formats import FORMATS
 from dclocal_models.vlm import DenseConnectorModel
 from dclocal_train.broken import BrokenPictures, TooManyBroken
-from dclocal_train.collate import Collator
+from dclocal_train.collate import Collator, balanced
 from dclocal_train.config import DataConfig, LoraSettings, Recipe, RecipeError, StageConfig
 from dclocal_train.data import Encoder, RowDataset, TurnPlan
 from dclocal_train.inputs import Pixels
@@ -151,6 +151,16 @@ def test_a_loss_over_parts_is_the_loss_of_the_whole(tmp_path: Path) -> None:
             model(**collate(part), num_items_in_batch=labels)["loss"].item() for part in (examples[:1], examples[1:])
         ]
     assert sum(parts) == pytest.approx(whole, abs=1e-6)
+
+
+@pytest.mark.parametrize(("balance", "each"), [(0.0, [1, 3, 2]), (1.0, [2, 2, 2]), (0.5, [1.45, 2.51, 2.05])])
+def test_answers_are_balanced_by_their_length(balance: float, each: list[float]) -> None:
+    """Of answers of 1, 3 and 2 tokens, the second at its row's end and the third at the next one's start."""
+    labels = torch.tensor([[-100, 7, -100, 7, 7, 7], [7, 7, -100, -100, -100, -100]])
+    weights = balanced(labels, balance)
+    assert [weights[0, 1], weights[0, 3:].sum(), weights[1, :2].sum()] == pytest.approx(each, abs=0.01)
+    assert weights[labels == -100].abs().sum() == 0
+    assert weights.sum() == pytest.approx(6)
 
 
 def test_each_part_has_its_own_rate() -> None:

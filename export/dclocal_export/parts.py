@@ -17,7 +17,15 @@ import torch
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
-from dclocal.assemble import CARD_FILE, GRAPH_FILE, LORA_PREFIX, PARTS_FILE, VIT_PREFIX, WEIGHTS_FILE
+from dclocal.assemble import (
+    CARD_FILE,
+    GRAPH_FILE,
+    LORA_PREFIX,
+    NAMES_OF_TOKENS,
+    PARTS_FILE,
+    VIT_PREFIX,
+    WEIGHTS_FILE,
+)
 from dclocal.bundle import PARITY_FILE, Manifest, Sampling, VideoDefaults, VisionSpec
 from dclocal.formats import FORMATS
 from dclocal_export.vision_onnx import export_vision
@@ -77,12 +85,13 @@ def export_graph(model: DenseConnectorModel, path: Path) -> None:
 
 
 def shipped_vision_weights(model: DenseConnectorModel) -> dict[str, np.ndarray]:
-    """Connector, convolutional branch and the resampled position embeddings, float16, by graph name."""
+    """Connector, convolutional branch and the resampled position embeddings by graph name, float16 where they are no
+    whole numbers; embeddings that are the language model's own are left out."""
     state = {**_named("vision.", model.vision), **_named("connector.", model.connector)}
     kept = {
-        name: tensor.half().numpy()
+        name: (tensor.half() if tensor.is_floating_point() else tensor.int()).numpy()
         for name, tensor in state.items()
-        if not name.startswith(VIT_PREFIX) or name.endswith("position_embeddings")
+        if name != NAMES_OF_TOKENS and (not name.startswith(VIT_PREFIX) or name.endswith("position_embeddings"))
     }
     return {name: np.ascontiguousarray(array) for name, array in kept.items()}
 

@@ -48,7 +48,7 @@ def export_bundle(
         first.mkdir()
         assemble(kept, files, first, progress)
         full = work / "fp32.onnx"
-        fill_graph(kept / GRAPH_FILE, vision_weights(load_weights(kept / WEIGHTS_FILE), files["vision"]), full)
+        fill_graph(kept / GRAPH_FILE, vision_weights(load_weights(kept / WEIGHTS_FILE), files), full)
         questions = [(picture, text) for picture in pictures for text in QUESTIONS]
         parity = {
             "vision": vision_parity(model, pictures, {"fp32": full, "int8": first / VISION_FILE}),

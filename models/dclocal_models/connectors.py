@@ -18,6 +18,8 @@ from torch.nn import functional
 from dclocal_models.class_words import ClassWords, ThingWords
 from dclocal_models.layers import FULL_GRID, layer_groups, resample, resolve_grid, resolve_layer
 from dclocal_models.mining import PatchInfoMining
+from dclocal_models.scene_words import CountWords
+from dclocal_models.text_words import TextWords
 
 TOKEN_STRIDE = 8  # STI pools, or convolves, runs of eight tokens
 REFERENCE_LAYERS = {"sti": (7, 15), "sci": (7, 15), "sti_conv": (7, 15), "sci_conv": (7, 15)}
@@ -35,7 +37,8 @@ class ConnectorConfig:
     tower's map joins: "concat" on the channel axis, or "mining" (Mini-Gemini), by which the final feature takes up
     what it finds there before the dense ones join it.  `classes`: how many classes the second tower's own classifier
     tells, whose names then join the tokens (`class_words`); `things`: how many classes a classifier of all features
-    tells besides (`dclocal_models.class_words`), the last one nothing; 0 for none.
+    tells besides (`dclocal_models.class_words`), the last one nothing; 0 for none.  `counts`: how many there are and
+    where is said, too (`scene_words`); `texts`: how many words can be read in a picture (`text_words`), 0 for none.
     """
 
     kind: str = "dci"
@@ -48,6 +51,8 @@ class ConnectorConfig:
     fusion: str = "concat"
     classes: int = 0
     things: int = 0
+    counts: bool = False
+    texts: int = 0
 
     def __post_init__(self) -> None:
         if self.reduce not in ("mean", "sum"):
@@ -99,10 +104,16 @@ class Connector(nn.Module):
                 raise ValueError("classes are told by a convolutional tower, and this backbone has none")
             self.class_words = ClassWords(conv_channels, config.classes, n_embd)
         self.thing_words: ThingWords | None = None
+        if (config.things or config.counts or config.texts) and self.extra_tokens():
+            raise ValueError(f"connector {config.kind} adds tokens, so no classifier of places can join it")
         if config.things:
-            if self.extra_tokens():
-                raise ValueError(f"connector {config.kind} adds tokens, so no classifier of places can join it")
             self.thing_words = ThingWords(self.dense_width + conv_channels, config.things, n_embd)
+        self.count_words: CountWords | None = None
+        if config.counts:
+            self.count_words = CountWords(self.dense_width, conv_channels, n_embd, grid, self.token_grid)
+        self.text_words: TextWords | None = None
+        if config.texts:
+            self.text_words = TextWords(self.dense_width, config.texts, n_embd, grid, self.token_grid)
         joined = conv_channels if config.fusion == "concat" else 0
         self.projector = nn.Sequential(
             nn.Linear(self.dense_width + joined, n_embd), nn.GELU(), nn.Linear(n_embd, n_embd)
@@ -148,6 +159,10 @@ class Connector(nn.Module):
             embeds = embeds + self.class_words(resample(conv_map, self.token_grid).flatten(2).transpose(1, 2))
         if self.thing_words is not None:
             embeds = embeds + self.thing_words(self.place_features(dense, conv_map))
+        if self.count_words is not None:
+            embeds = embeds + self.count_words(dense, conv_map, self.place_features(dense, conv_map))
+        if self.text_words is not None:
+            embeds = embeds + self.text_words(dense)
         return embeds
 
     def place_features(self, dense: Tensor, conv_map: Tensor | None) -> Tensor:

@@ -48,6 +48,8 @@ DC_TINY = ModelConfig(
         token_grid=(12, 12),
         classes=1000,
         things=1087,
+        counts=True,
+        texts=10238,
     ),
     prompt="chatml",
 )

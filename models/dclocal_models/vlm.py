@@ -165,12 +165,14 @@ class DenseConnectorModel(nn.Module):
         token_order: Tensor | None = None,
         imprint_class: Tensor | None = None,
         imprint_strength: Tensor | None = None,
+        label_weights: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
     ) -> dict[str, Tensor]:
         """Mean cross-entropy over labelled positions (`loss`), or without labels all `logits`.
 
         `attention_mask` is boolean `[batch, 1, length, length]`.  The batch's pictures, in order, come as `pixels`
         or as what `vision_features` made of them; `imprint_class` and `imprint_strength` go to `ClassWords.imprint`.
+        `label_weights` `[batch, length]` weighs labelled positions, where given.
         With `num_items_in_batch`, the labels of the whole batch over all its parts, the loss is this part's sum over
         that count.  Logits are computed at labelled positions alone.
         """
@@ -188,7 +190,11 @@ class DenseConnectorModel(nn.Module):
         if labels is None:
             hidden = self._hidden(embeds, position_ids, attention_mask)
             return {"logits": self.base_llm.get_output_embeddings()(hidden)}
-        return {"loss": self.next_token_loss(embeds, position_ids, attention_mask, labels, num_items_in_batch)}
+        return {
+            "loss": self.next_token_loss(
+                embeds, position_ids, attention_mask, labels, label_weights, num_items_in_batch
+            )
+        }
 
     def next_token_loss(
         self,
@@ -196,13 +202,15 @@ class DenseConnectorModel(nn.Module):
         position_ids: Tensor,
         attention_mask: Tensor,
         labels: Tensor,
+        label_weights: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         """The loss of token embeddings; see `forward`."""
         hidden = self._hidden(embeds, position_ids, attention_mask)
         answered = labels[:, 1:] != IGNORED_LABEL
         logits = self.base_llm.get_output_embeddings()(hidden[:, :-1][answered]).float()
-        total = nn.functional.cross_entropy(logits, labels[:, 1:][answered], reduction="sum")
+        losses = nn.functional.cross_entropy(logits, labels[:, 1:][answered], reduction="none")
+        total = (losses if label_weights is None else losses * label_weights[:, 1:][answered]).sum()
         return total / (answered.sum() if num_items_in_batch is None else num_items_in_batch)
 
     def _hidden(self, embeds: Tensor, position_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -16,11 +16,12 @@ class Collator:
     """Pads on the right; `attention_mask` is boolean `[batch, 1, length, length]`, true where a token may look.
 
     A token sees what is at or before it in its own branch and in the shared prefix (branch 0).
-    `tokens_per_tile` is the count of visual tokens of one encoded square, needed for AnyRes's orders.
+    `tokens_per_tile` is the count of visual tokens of one encoded square, needed for AnyRes's orders;
+    `answer_balance` see `StageConfig`.
     """
 
-    def __init__(self, pad_id: int = 0, tokens_per_tile: int = 0):
-        self.pad_id, self.tokens_per_tile = pad_id, tokens_per_tile
+    def __init__(self, pad_id: int = 0, tokens_per_tile: int = 0, answer_balance: float = 0.0):
+        self.pad_id, self.tokens_per_tile, self.answer_balance = pad_id, tokens_per_tile, answer_balance
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         length = max(len(example.ids) for example in examples)
@@ -32,6 +33,8 @@ class Collator:
             "image_mask": _pad([example.is_image for example in examples], length, False),
             "attention_mask": visible(branches),
         }
+        if self.answer_balance:
+            batch["label_weights"] = balanced(batch["labels"], self.answer_balance)
         pictures = [example.vision for example in examples if example.vision is not None]
         for key in ("pixels", "dense", "conv_map"):
             tensors = [picture[key] for picture in pictures if key in picture]
@@ -50,6 +53,17 @@ class Collator:
             joined.append(torch.where(order == NEWLINE, order, order + tiles * self.tokens_per_tile))
             tiles += len(picture["pixels"])
         return torch.cat(joined)
+
+
+def balanced(labels: Tensor, balance: float) -> Tensor:
+    """Weights of labelled tokens, `[batch, length]`: an answer of n tokens counts n^(1 − balance) in all, scaled so
+    that the batch's weights sum to its count of labels."""
+    answered = labels != IGNORED
+    starts = answered & ~torch.nn.functional.pad(answered, (1, 0))[:, :-1]
+    answer = starts.flatten().cumsum(0) - 1
+    lengths = torch.bincount(answer[answered.flatten()]).float()
+    weights = torch.where(answered, lengths[answer.clamp(min=0)].view_as(labels) ** -balance, 0.0)
+    return weights * (answered.sum() / weights.sum())
 
 
 def visible(branches: Tensor) -> Tensor:

@@ -59,6 +59,8 @@ class StageConfig:
     gradients are accumulated until all processes together have seen that many rows.  Schedules warm up for
     `warmup_steps`, or that `warmup_share` of the steps, then follow a cosine ("cosine"), or stay and decay in the
     last `decay_steps` ("stable"), so that a run may be stopped early and finished with a short decay.
+    In the loss every token of every answer counts alike, or with `answer_balance` an answer of n tokens counts
+    n^(1 − balance) in all: at 1 a "yes" counts as much as a paragraph.
     """
 
     name: str
@@ -86,6 +88,7 @@ class StageConfig:
     max_length: int = 2048
     max_turns: int = 10
     branched_share: float = 0.75
+    answer_balance: float = 0.0
     group_by_length: bool = False
     cache_features: bool = False
     max_broken_share: float = 0.01
@@ -124,6 +127,20 @@ class ThingWordsConfig:
 
 
 @dataclass(frozen=True)
+class PlaceNetConfig:
+    """How a network of places is trained before the first stage: on how many drawn `pictures`, for how many `epochs`;
+    `gain` is how loudly its words are said at first."""
+
+    pictures: int
+    epochs: int
+    batch_size: int = 32
+    learning_rate: float = 2.0e-3
+    weight_decay: float = 0.05
+    dropout: float = 0.15
+    gain: float = 20.0
+
+
+@dataclass(frozen=True)
 class TowerSource(VisionConfig):
     """A vision backbone and where its weights come from, a hub name or a folder; None: random weights."""
 
@@ -159,8 +176,8 @@ class Recipe:
     """A whole training: where it starts, its data, its stages in order and its seed.
 
     `start`: "dc-tiny" (the embedded default's parts), "model" (what `model` describes), or a checkpoint's folder.
-    `data` is a folder, or what `--build-data` makes.  `things`, where the model has thing words, says how they are
-    made.  `gpus` is the count that the recipe was made for.
+    `data` is a folder, or what `--build-data` makes.  `things`, `counts` and `texts`, where the model has such words,
+    say how they are made.  `gpus` is the count that the recipe was made for.
     `loggers`: names of transformers' reporters, such as tensorboard and wandb.
     """
 
@@ -171,6 +188,8 @@ class Recipe:
     stages: tuple[StageConfig, ...]
     model: ModelSource | None = None
     things: ThingWordsConfig | None = None
+    counts: PlaceNetConfig | None = None
+    texts: PlaceNetConfig | None = None
     seed: int = 0
     gpus: int = 1
     loggers: tuple[str, ...] = ("tensorboard",)

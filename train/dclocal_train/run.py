@@ -54,7 +54,8 @@ def train(recipe: Recipe, source_folder: Path | None) -> Path:
         with state.main_process_first():
             dataset = stage_dataset(recipe, stage, model, tokenizer, output / "features")
         print(f"stage {stage.name}: {describe(model)}", file=sys.stderr)
-        sharded = run_stage(model, dataset, Collator(tokens_per_tile=model.connector.tokens), recipe, stage, folder)
+        collate = Collator(tokens_per_tile=model.connector.tokens, answer_balance=stage.answer_balance)
+        sharded = run_stage(model, dataset, collate, recipe, stage, folder)
         _report_broken(dataset.broken)
         if sharded:
             model, tokenizer = trained_model(recipe, source_folder, recipe.stages[: done + 1])
@@ -67,7 +68,7 @@ def train(recipe: Recipe, source_folder: Path | None) -> Path:
 
 
 def begin(recipe: Recipe, source_folder: Path | None) -> tuple[DenseConnectorModel, Any]:
-    """What the first stage starts from: `start_model`'s, with its thing words where the recipe has some."""
+    """What the first stage starts from: `start_model`'s, with the words that the recipe has it say."""
     from accelerate import PartialState
 
     model, tokenizer = start_model(recipe, source_folder)
@@ -76,6 +77,16 @@ def begin(recipe: Recipe, source_folder: Path | None) -> tuple[DenseConnectorMod
 
         with PartialState().main_process_first():
             fit_thing_words(model, tokenizer, recipe.things, Path(recipe.output), source_folder)
+    if recipe.counts is not None:
+        from dclocal_train.count_words import fit_count_words
+
+        with PartialState().main_process_first():
+            fit_count_words(model, tokenizer, recipe.counts, Path(recipe.output), source_folder)
+    if recipe.texts is not None:
+        from dclocal_train.text_words import fit_text_words
+
+        with PartialState().main_process_first():
+            fit_text_words(model, tokenizer, recipe.texts, Path(recipe.output), source_folder)
     return model, tokenizer
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dclocal_models.place_nets import PlaceNet
 from dclocal_models.vlm import DenseConnectorModel
 from dclocal_train.config import LoraSettings, StageConfig
 
@@ -18,6 +19,9 @@ def prepare_stage(model: DenseConnectorModel, stage: StageConfig) -> None:
     """
     model.requires_grad_(False)
     model.connector.requires_grad_(True)
+    for module in model.connector.modules():
+        if isinstance(module, PlaceNet):
+            module.requires_grad_(False)
     if model.image_newline is not None:
         model.image_newline.requires_grad_(True)
     if stage.vision_learning_rate is not None:

@@ -17,7 +17,7 @@ from dclocal_train.synthetic.fonts import Face, build_fonts
 from dclocal_train.synthetic.things import build_things, load_things
 from dclocal_train.synthetic.vocabulary import Vocabulary, build_vocabulary, load_vocabulary, save_vocabulary
 
-VOCABULARY = "words.json"
+VOCABULARY = "vocabulary.json"
 THINGS = (
     "emoji_google",
     "emoji_apple",

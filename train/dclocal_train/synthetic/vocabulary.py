@@ -8,13 +8,14 @@ import re
 import tarfile
 import zipfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from dclocal_train.sources import Source, fetch_pinned
 
 WANTED, SHORTEST, LONGEST = 6000, 3, 8
+KNOWN, LONGEST_KNOWN = 12_000, 10
 SIGN_PHRASES = (
     "open daily", "no entry", "for sale", "stop", "exit", "open", "closed", "push", "pull", "sale", "free wifi",
     "one way", "keep left", "keep right", "no parking", "no smoking", "slow down", "road work", "bus stop", "wet floor",
@@ -58,10 +59,14 @@ PACKAGES = {
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Lower-case words of 3 to 8 letters; no word of `test` is ever drawn in training."""
+    """Lower-case words of 3 to 8 letters; no word of `test` is ever drawn in training.
+
+    `lexicon`: the KNOWN most frequent plain words of up to LONGEST_KNOWN letters, drawn or not.
+    """
 
     train: tuple[str, ...]
     test: tuple[str, ...]
+    lexicon: tuple[str, ...] = ()
 
     @cached_property
     def neighbours(self) -> dict[str, list[str]]:
@@ -92,21 +97,21 @@ def build_vocabulary(source_folder: Path | None) -> Vocabulary:
     dictionary = set(_text(files["dictionary"], "package/words.txt").split())
     safe = re.findall(r"'([a-z]+)'", _text(files["safe"], "package/index.js"))
     vulgar = set(re.findall(r"^  '?([a-z]+)'?: \d", _text(files["vulgar"], "package/index.js"), re.MULTILINE))
-    plain = (word for word in frequent if word in dictionary and word not in vulgar)
-    return split_words([*safe, *plain])
+    plain = [word for word in frequent if word in dictionary and word not in vulgar]
+    known = dict.fromkeys(word for word in (*plain, *safe) if word.isascii() and 2 <= len(word) <= LONGEST_KNOWN)
+    return replace(split_words([*safe, *plain]), lexicon=tuple(known)[:KNOWN])
 
 
 def save_vocabulary(vocabulary: Vocabulary, file: Path) -> None:
     """Write the words as JSON, whole or not at all."""
     part = file.with_name(file.name + ".part")
-    part.write_text(json.dumps({"train": vocabulary.train, "test": vocabulary.test}), encoding="utf-8")
+    part.write_text(json.dumps(asdict(vocabulary)), encoding="utf-8")
     part.replace(file)
 
 
 def load_vocabulary(file: Path) -> Vocabulary:
     """What `save_vocabulary` wrote."""
-    words = json.loads(file.read_text(encoding="utf-8"))
-    return Vocabulary(tuple(words["train"]), tuple(words["test"]))
+    return Vocabulary(**{key: tuple(words) for key, words in json.loads(file.read_text(encoding="utf-8")).items()})
 
 
 def split_words(words: Iterable[str]) -> Vocabulary:

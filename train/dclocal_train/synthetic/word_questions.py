@@ -1,8 +1,12 @@
-"""Questions on what is written in a picture, with answers that are exactly true of it."""
+"""Questions on what is written in a picture, with answers that are exactly true of it but for the case of letters.
+
+Readings are in lower case: a language model of this size knows words so, and few of them in capitals.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
 
@@ -118,7 +122,11 @@ def ask_words(picture: WordPicture, random: Random) -> list[Turn]:
     """Turns on what is written, at most MOST_TURNS, no question twice, in random order."""
     if not picture.texts:
         return _ask_nothing(random)
-    turns = _ask_one(picture, random) if len(picture.texts) == 1 else _ask_several(picture, random)
+    read = replace(picture, texts=tuple(_lower(text) for text in picture.texts))
+    turns = _ask_one(read, random) if len(read.texts) == 1 else _ask_several(read, random)
+    seen = picture.texts[0].text
+    if len(picture.texts) == 1 and len(seen) > 1 and seen.isalpha() and random.random() < 0.3:
+        turns.append((random.choice(CASE), "yes" if seen.isupper() else "no"))
     turns.append((random.choice(IS_TEXT), "yes"))
     first, rest = turns[:2], turns[2:]
     random.shuffle(rest)
@@ -138,6 +146,10 @@ def words_caption(picture: WordPicture, random: Random) -> str:
         kind = {"phrase": "text", "letters": "letters"}.get(text.kind, text.kind)
         return f'the {kind} "{text.text}"'
     return "the words " + joined([f'"{text.text}"' for text in picture.texts])
+
+
+def _lower(text: Text) -> Text:
+    return replace(text, text=text.text.lower(), near_misses=tuple(miss.lower() for miss in text.near_misses))
 
 
 def _ask_nothing(random: Random) -> list[Turn]:
@@ -176,8 +188,6 @@ def _ask_letters(word: str, random: Random) -> list[Turn]:
         turns.append((random.choice(LAST), word[-1]))
     if random.random() < 0.3:
         turns.append((random.choice(LENGTH), str(len(word))))
-    if len(word) > 1 and random.random() < 0.3:
-        turns.append((random.choice(CASE), "yes" if word.isupper() else "no"))
     return turns
 
 

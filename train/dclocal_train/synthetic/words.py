@@ -84,7 +84,7 @@ def draw_words(faces: Sequence[Face], vocabulary: Vocabulary, random: Random) ->
         return WordPicture(image, (), kind_of_ground)
     for _ in range(MOST_TRIES):
         face = random.choice(faces)
-        wanted = _want(layout, face, vocabulary, random)
+        wanted = want(layout, face, vocabulary, random)
         sign = random.choice(SIGNS) if random.random() < (0.4 if layout in ("phrase", "number") else 0.2) else ""
         try:
             return draw_text(wanted.text, face, random, kind=wanted.kind, near_misses=wanted.near_misses, sign=sign)
@@ -143,7 +143,7 @@ def _draw_several(faces: Sequence[Face], vocabulary: Vocabulary, random: Random)
     for index in range(count):
         face = face if shared else random.choice(faces)
         (kind,) = random.choices(("word", "letters", "number"), (74, 12, 14))
-        wanted = _want(kind, face, vocabulary, random)
+        wanted = want(kind, face, vocabulary, random)
         if any(wanted.text.lower() == other.text.lower() for other, *_ in drawn):
             continue
         angle, height = random.uniform(-tilt, tilt), band * 0.82
@@ -167,7 +167,7 @@ def _draw_several(faces: Sequence[Face], vocabulary: Vocabulary, random: Random)
     return WordPicture(image, tuple(texts), kind_of_ground)
 
 
-def _want(kind: str, face: Face, vocabulary: Vocabulary, random: Random) -> _Wanted:
+def want(kind: str, face: Face, vocabulary: Vocabulary, random: Random) -> _Wanted:
     if kind == "number":
         return _number(random)
     if kind == "letters":

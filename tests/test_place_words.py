@@ -1,0 +1,244 @@
+"""Counts, places and texts said in visual tokens: what the connector makes of what its small networks tell."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dclocal.assemble import NAMES_OF_TOKENS, TOKENS, fill_graph
+from dclocal_export.parts import export_graph, shipped_vision_weights
+from dclocal_models.place_nets import CountNet, PlaceNet, TextNet
+from dclocal_models.scene_words import CountWords
+from dclocal_models.text_words import CHARACTERS, OTHER, TextWords, code_of
+from dclocal_train.config import PlaceNetConfig
+from dclocal_train.count_words import Centre, density_of, fit_count_net
+from dclocal_train.place_fit import Pictures, fit, spread
+from dclocal_train.stages import prepare_stage
+from dclocal_train.text_words import Letter, fit_text_net, letters_of
+from tests.test_export import run_graph
+from tests.test_training import stage
+from tests.tiny import tiny_model
+
+GRID, TOKENS_GRID = (8, 8), (4, 4)
+LEXICON = ("cat", "cart", "art", "tea", "seat")
+
+
+def text_words() -> TextWords:
+    torch.manual_seed(0)
+    words = TextWords(width=5, words=len(LEXICON), n_embd=len(LEXICON), grid=GRID, token_grid=TOKENS_GRID)
+    words.codes.copy_(torch.tensor([code_of(word) for word in LEXICON]))
+    words.names.copy_(torch.eye(len(LEXICON)))
+    return words
+
+
+def line(text: str, begin: float = 1.0, pitch: float = 2.2, sure: float = 0.9) -> tuple[torch.Tensor, torch.Tensor]:
+    """One row of a picture: letters' density `[1, 1, 16]` and log-probabilities `[1, 1, 16, characters]`."""
+    columns = 16
+    density = torch.zeros(1, columns)
+    told = torch.full((columns, OTHER + 1), (1 - sure) / OTHER)
+    for index, letter in enumerate(text):
+        for _, column, _ in spread(density, begin + pitch * index, 0.5):
+            told[column] = (1 - sure) / OTHER
+            told[column, CHARACTERS.index(letter)] = sure
+    return density[None], told.log()[None, None]
+
+
+@pytest.mark.parametrize("word", LEXICON)
+def test_a_word_is_read_off_its_letters(word: str) -> None:
+    likely = text_words().likely(*line(word))[0, 0]
+    assert LEXICON[int(likely.argmax())] == word and likely.max() > 0.9
+
+
+@pytest.mark.parametrize(("text", "meant"), [("czt", "cat"), ("sext", "seat"), ("cars", "cart")])
+def test_a_word_is_read_with_a_letter_wrong(text: str, meant: str) -> None:
+    likely = text_words().likely(*line(text))[0, 0]
+    assert LEXICON[int(likely.argmax())] == meant
+
+
+@pytest.mark.parametrize("text", ["", "zzz", "qqqqqq"])
+def test_what_is_no_word_is_not_read(text: str) -> None:
+    assert text_words().likely(*line(text))[0, 0].sum() < 0.1
+
+
+def test_a_missed_letter_spoils_the_count_from_one_side_only() -> None:
+    """Part of a letter's density lost at the left: the count from the right is still true."""
+    density, told = line("seat")
+    density[..., :3] *= 0.6
+    likely = text_words().likely(density, told)[0, 0]
+    assert LEXICON[int(likely.argmax())] == "seat"
+
+
+def test_a_word_is_said_along_its_line_and_nowhere_else() -> None:
+    words = text_words()
+    density, told = torch.zeros(1, 8, 16), torch.full((1, 8, 16, OTHER + 1), -5.0)
+    density[:, 2], told[:, 2] = (each[0] for each in line("tea"))
+    words.net.letters = lambda dense: (density, told)  # type: ignore[method-assign]
+    said = words(torch.zeros(1, 64, 5)).detach()[0].unflatten(0, TOKENS_GRID)
+    loudest = said[..., LEXICON.index("tea")]
+    assert loudest[1, :2].min() > 0.8 and loudest[3].abs().max() < 0.1 and loudest[:, 3].abs().max() < 0.1
+
+
+def test_a_code_names_what_it_cannot_spell() -> None:
+    with pytest.raises(ValueError, match="more than 10 letters"):
+        code_of("consequences")
+
+
+def count_words(centres: list[tuple[str, float, float]]) -> torch.Tensor:
+    """What is said at each place, `[rows, columns, 1 + 4]`: the number, then the four coordinates."""
+    torch.manual_seed(0)
+    words = CountWords(3, 2, 5, GRID, TOKENS_GRID)
+    words.numbers[:, 0] = torch.arange(len(words.numbers)).float()
+    words.directions.data[:, 1:] = torch.eye(4)
+    density = density_of([Centre(*each) for each in centres], GRID)[None]
+    names = [name for name, _, _ in centres]
+    at = [int(y * 4) * 4 + int(x * 4) for _, x, y in centres]
+    alike = torch.full((1, 16, 16), -20.0)
+    for name, place in zip(names, at):
+        for other, elsewhere in zip(names, at):
+            alike[0, place, elsewhere] = 20.0 if name == other else -20.0
+    words.net.density = lambda dense, conv_map: density  # type: ignore[method-assign]
+    words.net.alike = lambda features: alike  # type: ignore[method-assign]
+    return words(torch.zeros(1, 64, 3), None, torch.zeros(1, 16, 5)).detach()[0].unflatten(0, TOKENS_GRID)
+
+
+def test_each_thing_says_how_many_of_its_kind_there_are() -> None:
+    said = count_words([("cat", 0.125, 0.125), ("dog", 0.875, 0.125), ("cat", 0.125, 0.875)])
+    assert said[0, 0, 0] == pytest.approx(2, abs=0.05) and said[3, 0, 0] == pytest.approx(2, abs=0.05)
+    assert said[0, 3, 0] == pytest.approx(1, abs=0.05)
+    assert said[0, 1, 0] == pytest.approx(2, abs=0.05), "a thing is larger than its centre"
+
+
+def test_each_thing_says_where_it_lies() -> None:
+    said = count_words([("cat", 0.125, 0.625), ("dog", 0.875, 0.625)])
+    across, down, right_of_middle, below_middle = said[2, 0, 1:].tolist()
+    assert across == pytest.approx(-0.75, abs=0.05) and down == pytest.approx(0.25, abs=0.05)
+    assert right_of_middle == pytest.approx(-0.75, abs=0.05) and below_middle == pytest.approx(0, abs=0.05)
+    assert said[2, 3, 3] == pytest.approx(0.75, abs=0.05)
+
+
+def test_where_there_is_nothing_nothing_is_said() -> None:
+    assert count_words([("cat", 0.125, 0.125)])[2:, 2:].abs().max() == 0
+
+
+def random_pictures(count: int, conv_channels: int) -> torch.Tensor:
+    torch.manual_seed(1)
+    return torch.rand(count, conv_channels, *TOKENS_GRID) + 3
+
+
+def test_a_network_of_counts_learns_from_scenes() -> None:
+    """Features that show each thing's kind at its centre: counts of a kind come out right."""
+    source, truths, features = random.Random(0), [], []
+    for _ in range(240):
+        cells = source.sample([(x, y) for x in range(4) for y in range(4)], source.randint(1, 5))
+        kinds = [source.choice("ab") for _ in cells]
+        truths.append([Centre(k, (x + 0.5) / 4, (y + 0.5) / 4) for k, (x, y) in zip(kinds, cells)])
+        shown = torch.randn(3, *GRID) * 0.1
+        for kind, (x, y) in zip(kinds, cells):
+            shown["ab".index(kind), 2 * y : 2 * y + 2, 2 * x : 2 * x + 2] += 4
+        features.append(shown.flatten(1).T)
+    torch.manual_seed(0)
+    net = CountNet(3, 2, GRID, TOKENS_GRID)
+    pictures = Pictures(torch.stack(features).half(), random_pictures(240, 2).half(), truths)
+    fit_count_net(net, pictures, PlaceNetConfig(pictures=240, epochs=30, learning_rate=5e-3, dropout=0.0))
+    from dclocal_train.count_words import features_at
+
+    right = []
+    with torch.no_grad():
+        for index, centres in enumerate(truths[:40]):
+            dense, conv_map = (each[index : index + 1].float() for each in (pictures.dense, random_pictures(240, 2)))
+            things = net.things(net.density(dense, conv_map))
+            told = net.of_a_kind(things, net.alike(features_at(dense, conv_map, net)))[0]
+            for one in centres:
+                place = int(one.y * 4) * 4 + int(one.x * 4)
+                right.append(round(told[place].item()) == sum(other.name == one.name for other in centres))
+    assert np.mean(right) > 0.9
+
+
+def test_a_network_of_texts_learns_from_letters() -> None:
+    source, truths, features = random.Random(0), [], []
+    for _ in range(240):
+        text = "".join(source.choices("abc", k=source.randint(1, 3)))
+        truths.append([Letter(letter, (index * 2 + 1.5) / 8, 0.56) for index, letter in enumerate(text)])
+        shown = torch.randn(4, *GRID) * 0.1
+        for index, letter in enumerate(text):
+            shown["abc".index(letter), 4, index * 2 + 1] += 4
+        features.append(shown.flatten(1).T)
+    torch.manual_seed(0)
+    net = TextNet(4, OTHER + 1, GRID)
+    pictures = Pictures(torch.stack(features).half(), None, truths)
+    fit_text_net(net, pictures, PlaceNetConfig(pictures=240, epochs=30, learning_rate=5e-3, dropout=0.0))
+    with torch.no_grad():
+        density, told = net.letters(pictures.dense[:40].float())
+    for index, letters in enumerate(truths[:40]):
+        assert density[index].sum() == pytest.approx(len(letters), abs=0.5)
+        for letter in letters:
+            best = told[index, 4, int(letter.x * 16)].argmax()
+            assert CHARACTERS[int(best)] == letter.character
+
+
+def test_normalisation_goes_into_the_network() -> None:
+    """After training on normalised features, the network takes them as they are."""
+    torch.manual_seed(0)
+    dense, conv_map = torch.randn(40, 64, 3) * 5 + 7, torch.randn(40, 2, *TOKENS_GRID) * 3 - 2
+    net = CountNet(3, 2, GRID, TOKENS_GRID)
+    seen: list[tuple[torch.Tensor, ...]] = []
+
+    def loss(features: torch.Tensor, map_: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            seen.append((rows, net.density(features, map_)))
+        return net.leave.bias.sum() * 0
+
+    config = PlaceNetConfig(pictures=40, epochs=1, batch_size=8, dropout=0.0, weight_decay=0.0)
+    fit(net, Pictures(dense, conv_map, []), config, loss)
+    rows, told = seen[-1]
+    with torch.no_grad():
+        torch.testing.assert_close(net.density(dense[rows], conv_map[rows]), told, atol=1e-4, rtol=1e-3)
+
+
+def test_letters_lie_where_they_stand() -> None:
+    density, characters = letters_of([Letter("a", 0.26, 0.5), Letter("?", 0.8, 0.5)], (8, 16))
+    assert density.sum() == pytest.approx(2)
+    assert characters[3, 3] == 0 and characters[4, 4] == 0 and characters[4, 12] == OTHER
+    assert (characters >= 0).equal(density > 0)
+
+
+def test_networks_of_places_stay_as_they_are() -> None:
+    model = tiny_model("dinov2+efficientnet_lite2", counts=True, texts=4)
+    prepare_stage(model, stage())
+    for module in model.connector.modules():
+        if isinstance(module, PlaceNet):
+            assert not any(parameter.requires_grad for parameter in module.parameters())
+    assert model.connector.count_words.gain.requires_grad and model.connector.text_words.gain.requires_grad
+
+
+def test_the_graph_says_the_same_words(tmp_path: Path) -> None:
+    """ONNX against PyTorch, filled from what ships; the lexicon's embeddings come from the language model."""
+    model = tiny_model("dinov2+efficientnet_lite2", counts=True, texts=3).eval()
+    count, text = model.connector.count_words, model.connector.text_words
+    assert count is not None and text is not None
+    torch.manual_seed(3)
+    for buffer in (count.numbers, text.letters, count.directions.data):
+        buffer.normal_()
+    text.codes.copy_(torch.tensor([code_of(word) for word in ("cat", "a", "seat")]))
+    table = torch.randn(9, text.names.shape[1])
+    text.tokens.copy_(torch.tensor([2, 7, 5]))
+    text.names.copy_(table[text.tokens])
+    for net in (count.net, text.net):
+        net.leave.bias.data += 3  # so that there is something to say
+    export_graph(model, tmp_path / "empty.onnx")
+    shipped = shipped_vision_weights(model)
+    assert NAMES_OF_TOKENS not in shipped
+    tower = {f"vision.{name}": tensor.numpy() for name, tensor in model.vision.state_dict().items()}
+    weights = {**tower, **shipped, NAMES_OF_TOKENS: table.numpy()[shipped[TOKENS]]}
+    fill_graph(tmp_path / "empty.onnx", weights, tmp_path / "full.onnx")
+    size = model.config.vision.image_size
+    pixels = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        expected = model.encode_images(pixels)
+        silent = tiny_model("dinov2+efficientnet_lite2").eval().encode_images(pixels)
+    assert (expected - silent).abs().max() > 0.1
+    np.testing.assert_allclose(run_graph(tmp_path / "full.onnx", pixels.numpy()), expected.numpy(), atol=0.05)
