@@ -39,13 +39,23 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """LoRA on the language model's named linear layers; peft's meaning of rank, alpha and dropout."""
+    """LoRA on the language model's named linear layers; peft's meaning of rank, alpha and dropout.
+
+    `rounded`: the quantization that the merged matrices will have ("q4_0"), to be trained against (`fake_quant`).
+    """
 
     rank: int
     alpha: int
     learning_rate: float
     dropout: float = 0.0
+    rounded: str | None = None
     target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+    def __post_init__(self) -> None:
+        if self.rounded is not None:
+            _one_of("lora: rounded", self.rounded, ("q4_0",))
+            if self.dropout:
+                raise RecipeError("lora has dropout and is rounded", "weights that are rounded are merged: drop one")
 
 
 @dataclass(frozen=True)

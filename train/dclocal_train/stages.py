@@ -10,6 +10,7 @@ from torch import nn
 from dclocal_models.place_nets import PlaceNet
 from dclocal_models.vlm import DenseConnectorModel
 from dclocal_train.config import LoraSettings, StageConfig
+from dclocal_train.fake_quant import round_lora
 
 
 def prepare_stage(model: DenseConnectorModel, stage: StageConfig) -> None:
@@ -31,6 +32,8 @@ def prepare_stage(model: DenseConnectorModel, stage: StageConfig) -> None:
     if stage.lora is not None:
         if not hasattr(model.llm, "peft_config"):
             add_lora(model, stage.lora)
+        if stage.lora.rounded is not None:
+            round_lora(model.llm)
         for name, parameter in model.llm.named_parameters():
             parameter.requires_grad_(".lora_" in name)
     for parameter in trained(model):

@@ -1,0 +1,98 @@
+"""Training against Q4_0: the same values as llama.cpp's own, and gradients that reach the adapter."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from dclocal_train.config import LoraSettings, RecipeError
+from dclocal_train.fake_quant import q4_0
+from dclocal_train.stages import add_lora, prepare_stage
+from tests.test_training import stage
+from tests.tiny import tiny_model
+
+LORA = {"rank": 4, "alpha": 8, "learning_rate": 1e-3, "target_modules": ("gate_proj", "o_proj")}
+
+
+def test_rounding_is_that_of_the_export() -> None:
+    """Bit for bit what the gguf package, whose Q4_0 equals llama.cpp's, makes of a matrix."""
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize, quantize
+
+    torch.manual_seed(0)
+    weight = torch.randn(48, 96) * torch.logspace(-4, 1, 48)[:, None]
+    weight[3, 32:64] = 0
+    weight[4, :32] = weight[4, 0]
+    packed = quantize(weight.numpy(), GGMLQuantizationType.Q4_0)
+    np.testing.assert_array_equal(q4_0(weight).numpy(), dequantize(packed, GGMLQuantizationType.Q4_0))
+
+
+def rounded_model() -> torch.nn.Module:
+    """Its language model is wide enough for blocks of 32."""
+    from dclocal_models.vlm import DenseConnectorModel
+    from tests.tiny import tiny_config, tiny_llm
+
+    torch.manual_seed(0)
+    return DenseConnectorModel(tiny_config(), tiny_llm(hidden_size=64, intermediate_size=96))
+
+
+def hidden_of(model: torch.nn.Module) -> torch.Tensor:
+    torch.manual_seed(1)
+    hidden: torch.Tensor = model.base_llm.get_decoder()(inputs_embeds=torch.randn(1, 5, 64)).last_hidden_state
+    return hidden
+
+
+def test_a_rounded_model_runs_on_the_merged_and_rounded_weights() -> None:
+    model = rounded_model()
+    lora = LoraSettings(**LORA, rounded="q4_0")  # type: ignore[arg-type]
+    prepare_stage(model, stage(lora=lora))
+    torch.manual_seed(2)
+    for name, parameter in model.llm.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.1)
+    seen = hidden_of(model)
+    seen.square().sum().backward()
+    for name, parameter in model.llm.named_parameters():
+        assert (parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)) == ("lora_" in name), name
+    merged = model.llm.merge_and_unload()
+    changed = 0
+    for name, parameter in merged.named_parameters():
+        if "gate_proj" in name or "o_proj" in name:
+            parameter.data = q4_0(parameter.data)
+            changed += 1
+    assert changed == 4
+    torch.testing.assert_close(merged.get_decoder()(inputs_embeds=_same_input()).last_hidden_state, seen)
+
+
+def _same_input() -> torch.Tensor:
+    torch.manual_seed(1)
+    return torch.randn(1, 5, 64)
+
+
+def test_gradients_are_those_of_the_merged_matrix() -> None:
+    """Of a layer whose weights Q4_0 keeps as they are, gradients with rounding equal those without."""
+    model, plain = rounded_model(), rounded_model()
+    gradients = []
+    for each, rounded in ((model, "q4_0"), (plain, None)):
+        for parameter in each.base_llm.parameters():
+            if parameter.ndim == 2 and parameter.shape[1] % 32 == 0:
+                parameter.data = q4_0(q4_0(parameter.data))
+        prepare_stage(each, stage(lora=LoraSettings(**LORA, rounded=rounded)))  # type: ignore[arg-type]
+        hidden_of(each).square().sum().backward()
+        gradients.append({name: p.grad for name, p in each.llm.named_parameters() if "lora_B" in name})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], atol=1e-3, rtol=0.05)
+
+
+def test_what_is_rounded_has_no_dropout() -> None:
+    with pytest.raises(RecipeError, match="dropout"):
+        LoraSettings(**LORA, rounded="q4_0", dropout=0.1)  # type: ignore[arg-type]
+    with pytest.raises(RecipeError, match="rounded"):
+        LoraSettings(**LORA, rounded="q9")  # type: ignore[arg-type]
+
+
+def test_a_model_without_rounding_is_left_alone() -> None:
+    model = tiny_model()
+    add_lora(model, LoraSettings(**LORA))  # type: ignore[arg-type]
+    assert not any("forward" in vars(module) for module in model.llm.modules())
