@@ -21,9 +21,9 @@ OTHER = len(CHARACTERS)
 """The class of every other character."""
 LONGEST = 10
 """Letters of the longest word of a lexicon."""
-WRONG_LENGTH = 2.0
+WRONG_LENGTH = 5.0
 """What a letter too many or too few costs a word's log-likelihood."""
-DOUBT = 1.0
+DOUBT = 5.0
 """The mean cost of a letter above which there is no word at all."""
 
 
@@ -57,7 +57,7 @@ class TextWords(nn.Module):
         here = self._pool(density[..., None] * characters.exp(), 1)
         bands = self._pool(torch.cat([density[..., None], density[..., None] * characters], -1), 3, columns=False)
         words = self.likely(bands[..., 0], bands[..., 1:] / bands[..., :1].clamp(min=1e-4))
-        presence = self._pool(density[..., None], 3).clamp(max=1)
+        presence = self._pool(density[..., None], 3).clamp(max=1) * whole_lines(bands[..., 0].sum(-1))[..., None, None]
         said = self.gain[0] * presence * (words @ self.names)[:, :, None] + self.gain[1] * here @ self.letters
         return said.flatten(1, 2)
 
@@ -95,6 +95,13 @@ class TextWords(nn.Module):
         padding = ((size[0] - stride[0]) // 2, (size[1] - stride[1]) // 2)
         pooled = functional.avg_pool2d(values.permute(0, 3, 1, 2), size, stride, padding) * (size[0] * size[1])
         return pooled.permute(0, 2, 3, 1)
+
+
+def whole_lines(lengths: Tensor) -> Tensor:
+    """How far a band of rows holds a line of text whole, 0 to 1, from the letters of each band `[n, rows]`: bands that
+    cut a line have fewer than their neighbours."""
+    most = functional.max_pool1d(lengths[:, None], 3, stride=1, padding=1)[:, 0]
+    return (lengths / most.clamp(min=0.5)) ** 4
 
 
 def code_of(word: str) -> list[int]:

@@ -34,7 +34,7 @@ class Rounded(torch.autograd.Function):
         return q4_0(weight)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return gradient
 
 
@@ -50,7 +50,7 @@ def round_lora(model: torch.nn.Module) -> int:
         (adapter,) = layer.active_adapters
         if not isinstance(layer.lora_dropout[adapter], torch.nn.Identity):
             raise ValueError("weights that are rounded are merged, so LoRA can have no dropout")
-        layer.forward = _Merged(layer, adapter)
+        layer.forward = _Merged(layer, adapter)  # type: ignore[method-assign]
     return len(layers)
 
 
