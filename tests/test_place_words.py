@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,13 +16,13 @@ from dclocal_models.place_nets import CountNet, PlaceNet, TextNet
 from dclocal_models.scene_words import CountWords
 from dclocal_models.text_words import CHARACTERS, OTHER, TextWords, code_of
 from dclocal_train.config import PlaceNetConfig
-from dclocal_train.count_words import Centre, density_of, fit_count_net
+from dclocal_train.count_words import Centre, density_of, fit_count_net, fit_count_words
 from dclocal_train.place_fit import Pictures, fit, spread
 from dclocal_train.stages import prepare_stage
-from dclocal_train.text_words import Letter, fit_text_net, letters_of
+from dclocal_train.text_words import Letter, fit_text_net, fit_text_words, letters_of
 from tests.test_export import run_graph
 from tests.test_training import stage
-from tests.tiny import tiny_model
+from tests.tiny import WORDS, tiny_model, tiny_tokenizer
 
 GRID, TOKENS_GRID = (8, 8), (4, 4)
 LEXICON = ("cat", "cart", "art", "tea", "seat")
@@ -242,3 +243,60 @@ def test_the_graph_says_the_same_words(tmp_path: Path) -> None:
         silent = tiny_model("dinov2+efficientnet_lite2").eval().encode_images(pixels)
     assert (expected - silent).abs().max() > 0.1
     np.testing.assert_allclose(run_graph(tmp_path / "full.onnx", pixels.numpy()), expected.numpy(), atol=0.05)
+
+
+def with_words(monkeypatch: pytest.MonkeyPatch, lexicon: tuple[str, ...]) -> SimpleNamespace:
+    """What the trainings draw with, replaced: pictures cost nothing and the networks stay as they are."""
+    import dclocal_train.count_words as counts
+    import dclocal_train.text_words as texts
+
+    calls = SimpleNamespace(counts=0, texts=0)
+    materials = SimpleNamespace(vocabulary=SimpleNamespace(lexicon=lexicon))
+    for module in (counts, texts):
+        monkeypatch.setattr(module, "build_materials", lambda folder: folder)
+        monkeypatch.setattr(module, "load_materials", lambda folder: materials)
+        monkeypatch.setattr(module, "gather", lambda *_: None)
+    monkeypatch.setattr(counts, "fit_count_net", lambda *_: setattr(calls, "counts", calls.counts + 1))
+    monkeypatch.setattr(texts, "fit_text_net", lambda *_: setattr(calls, "texts", calls.texts + 1))
+    return calls
+
+
+def test_networks_are_trained_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, config = with_words(monkeypatch, ("red", "blue", "circle")), PlaceNetConfig(pictures=1, epochs=1, gain=3.0)
+    models = [tiny_model("dinov2+efficientnet_lite2", counts=True, texts=3) for _ in range(2)]
+    with torch.no_grad():
+        models[1].connector.count_words.net.leave.bias.add_(1)
+        models[1].connector.text_words.net.leave.bias.add_(1)
+    for model in models:
+        fit_count_words(model, tiny_tokenizer(), config, tmp_path / "run", None)
+        fit_text_words(model, tiny_tokenizer(), config, tmp_path / "run", None)
+    assert (calls.counts, calls.texts) == (1, 1)
+    for kind in ("count_words", "text_words"):
+        first, second = (getattr(model.connector, kind).net.state_dict() for model in models)
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_lexicon_is_of_single_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_words(monkeypatch, ("red", "blue", "circle"))
+    model, config = tiny_model(texts=3), PlaceNetConfig(pictures=1, epochs=1, gain=3.0)
+    fit_text_words(model, tiny_tokenizer(), config, tmp_path, None)
+    words, table = model.connector.text_words, model.base_llm.get_input_embeddings().weight
+    assert words is not None
+    assert words.tokens.tolist() == [WORDS.index(word) for word in ("red", "blue", "circle")]
+    assert torch.equal(words.names, table[words.tokens]) and words.codes[0].tolist() == code_of("red")
+    assert words.gain.tolist() == [3.0, 3.0]
+    with pytest.raises(ValueError, match="3 words are one token each; the model knows 2"):
+        fit_text_words(tiny_model(texts=2), tiny_tokenizer(), config, tmp_path, None)
+
+
+def test_directions_are_said_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 1 a coordinate says its second word and takes the first away, half as loudly each."""
+    import dclocal_train.count_words as module
+
+    with_words(monkeypatch, ())
+    monkeypatch.setattr(module, "DIRECTIONS", (("red", "blue"),) * 4)
+    model = tiny_model("dinov2+efficientnet_lite2", counts=True)
+    fit_count_words(model, tiny_tokenizer(), PlaceNetConfig(pictures=1, epochs=1, gain=4.0), tmp_path, None)
+    table = model.base_llm.get_input_embeddings().weight
+    expected = 2 * (table[WORDS.index("blue")] - table[WORDS.index("red")])
+    torch.testing.assert_close(model.connector.count_words.directions[3], expected)

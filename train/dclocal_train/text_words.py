@@ -23,12 +23,13 @@ from dclocal_train.place_fit import Drawn, Pictures, fit, gather, named, spread,
 from dclocal_train.synthetic.fonts import Face, open_font
 from dclocal_train.synthetic.lettering import CANVAS, SIGNS
 from dclocal_train.synthetic.materials import Materials, build_materials, load_materials
+from dclocal_train.synthetic.scenes import draw_scene
 from dclocal_train.synthetic.words import Text, TooLarge, draw_text, want
 
 FILE = "text_words.safetensors"
 LAYOUTS = {"word": 75, "letters": 20, "number": 5}
 MOST_LETTERS = 8
-ON_SIGN = 0.15
+WITHOUT, ON_SIGN = 0.2, 0.15
 LINE_WEIGHT = 0.3
 
 
@@ -98,8 +99,10 @@ def letters_of(letters: Sequence[Letter], shape: tuple[int, int]) -> tuple[Tenso
 
 
 def _text(materials: Materials, index: int) -> Drawn:
-    """One text somewhere: a word, letters at random or a number."""
+    """One text somewhere: a word, letters at random or a number; or a scene without any."""
     random_source = random.Random(f"text words {index}")
+    if random_source.random() < WITHOUT:
+        return draw_scene(materials.concepts, random_source, materials.photos).image, []
     while True:
         face = random_source.choice(materials.faces)
         (layout,) = random_source.choices(list(LAYOUTS), list(LAYOUTS.values()))
