@@ -7,10 +7,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
-from dclocal.assemble import NAMES_OF_TOKENS, TOKENS, fill_graph
+from dclocal.assemble import NAMES_OF_TOKENS, TOKENS, fill_graph, fold_constants, quantize_vision
 from dclocal_export.parts import export_graph, shipped_vision_weights
 from dclocal_models.place_nets import CountNet, PlaceNet, TextNet
 from dclocal_models.scene_words import CountWords
@@ -243,6 +244,11 @@ def test_the_graph_says_the_same_words(tmp_path: Path) -> None:
         silent = tiny_model("dinov2+efficientnet_lite2").eval().encode_images(pixels)
     assert (expected - silent).abs().max() > 0.1
     np.testing.assert_allclose(run_graph(tmp_path / "full.onnx", pixels.numpy()), expected.numpy(), atol=0.05)
+    fold_constants(tmp_path / "full.onnx", tmp_path / "folded.onnx")
+    quantize_vision(tmp_path / "folded.onnx", tmp_path / "int8.onnx")
+    nodes = onnx.load(tmp_path / "int8.onnx").graph.node
+    assert any(node.op_type == "MatMulInteger" for node in nodes)
+    assert not any(node.op_type == "MatMulInteger" and "_words" in node.name for node in nodes)
 
 
 def with_words(monkeypatch: pytest.MonkeyPatch, lexicon: tuple[str, ...]) -> SimpleNamespace:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from PIL.Image import Image
 
+from dclocal.assemble import WORDS
 from dclocal.images import to_pixels
 from dclocal.progress import Progress, silent
 from dclocal.vision import INPUT
@@ -32,6 +33,7 @@ INT8_COMPUTE = 4
 """MatMulNBits' accuracy level at which activations, too, are multiplied as 8-bit integers."""
 CONVOLUTION = "8 bits here cost more than in all matrix products (dc-tiny, static: least cosine 0.997 to 0.990)"
 NO_WEIGHTS = "both factors are computed, there are no weights"
+TELLS_WORDS = "tells words: with fewer bits, some would be others"
 
 
 @dataclass(frozen=True)
@@ -209,8 +211,14 @@ def _blockwise(job: _Job, bits: int) -> Written:
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
     _, kept = _products(job.graph)
+    graph = onnx.load(job.graph)
     quantizer = MatMulNBitsQuantizer(
-        onnx.load(job.graph), bits=bits, block_size=BLOCK, is_symmetric=False, accuracy_level=INT8_COMPUTE
+        graph,
+        bits=bits,
+        block_size=BLOCK,
+        is_symmetric=False,
+        accuracy_level=INT8_COMPUTE,
+        nodes_to_exclude=[node.name for node in graph.graph.node if WORDS in node.name],
     )
     quantizer.process()
     return quantizer.model.model, kept
@@ -277,6 +285,8 @@ def _products(file: Path) -> tuple[list[str], Counter[tuple[str, str]]]:
             kept["Conv", CONVOLUTION] += 1
         elif node.op_type == "MultiHeadAttention" or (node.op_type == "MatMul" and node.input[1] not in weights):
             kept[node.op_type, NO_WEIGHTS] += 1
+        elif node.op_type == "MatMul" and WORDS in node.name:
+            kept["MatMul", TELLS_WORDS] += 1
         elif node.op_type == "MatMul":
             names.append(node.name)
     return names, kept
