@@ -18,7 +18,7 @@ from dclocal.machine import usable_cores
 from dclocal.progress import Progress, for_terminal
 from dclocal_train.config import DataConfig
 from dclocal_train.sources import fetch_sources
-from dclocal_train.synthetic import easy_vqa
+from dclocal_train.synthetic import drills, easy_vqa
 from dclocal_train.synthetic.backgrounds import draw_background
 from dclocal_train.synthetic.chart_questions import ask_chart, chart_caption
 from dclocal_train.synthetic.charts import draw_chart
@@ -48,6 +48,11 @@ def _scene(materials: Materials, random_source: random.Random) -> Sample:
     return Sample(scene.image, caption(scene, random_source), turns, {EASY: True} if easy else {})
 
 
+def _drill(materials: Materials, random_source: random.Random) -> Sample:
+    scene = draw_scene(materials.concepts, random_source, materials.photos, kinds=drills.KINDS)
+    return Sample(scene.image, caption(scene, random_source), drills.drill(scene, materials.concepts, random_source))
+
+
 def _words(materials: Materials, random_source: random.Random) -> Sample:
     picture = draw_words(materials.faces, materials.vocabulary, random_source)
     return Sample(picture.image, words_caption(picture, random_source), ask_words(picture, random_source))
@@ -68,6 +73,7 @@ def _photograph(materials: Materials, random_source: random.Random) -> Sample:
 
 DRAWERS: dict[str, Callable[[Materials, random.Random], Sample]] = {
     "scenes": _scene,
+    "drills": _drill,
     "words": _words,
     "charts": _chart,
     "imprints": _imprint,

@@ -170,41 +170,31 @@ def _relations(scene: Scene, _: Concepts, random_source: random.Random) -> list[
     names = Counter(placed.name for placed in scene.objects)
     alone = [placed for placed in scene.objects if names[placed.name] == 1]
     pairs = [(a, b) for a in alone for b in alone if a is not b and relation(a, b)]
-    turns: list[Turn] = []
-    for first, second in random_source.sample(pairs, min(2, len(pairs))):
-        side = relation(first, second)
-        assert side is not None
-        phrase = {"left": "to the left", "right": "to the right"}.get(side, side)
-        form = random_source.randint(0, 3)
-        if form == 0:
-            turns.append(
-                (random_source.choice(WHERE["relative"]).format(first.name, second.name, be(first.name)), phrase)
-            )
-        elif form == 1:
-            options = [side, OPPOSITES[side]]
-            random_source.shuffle(options)
-            said = ["to the " + one if one in ("left", "right") else one for one in options]
-            link = " of" if side in ("left", "right") else ""
-            turns.append(
-                (
-                    f"{be(first.name).capitalize()} the {first.name} {said[0]} or {said[1]}{link} the {second.name}?",
-                    phrase,
-                )
-            )
-        else:
-            asked, answer = random_source.choice(((side, "yes"), (OPPOSITES[side], "no")))
-            turns.append(
-                (
-                    random_source.choice(RELATION[asked]).format(first.name, second.name, be(first.name).capitalize()),
-                    answer,
-                )
-            )
+    turns = [relation_turn(*pair, random_source) for pair in random_source.sample(pairs, min(2, len(pairs)))]
     if alone and random_source.random() < 0.5:
         placed = random_source.choice(alone)
         place = place_of(placed, scene)
         if place:
             turns.append((random_source.choice(WHERE["where"]).format(placed.name, be(placed.name)), place))
     return turns
+
+
+def relation_turn(first: Placed, second: Placed, random_source: random.Random) -> Turn:
+    """Where the first is, seen from the second: asked openly, as a choice of two, or by yes and no."""
+    side = relation(first, second)
+    assert side is not None
+    phrase = {"left": "to the left", "right": "to the right"}.get(side, side)
+    form = random_source.randint(0, 3)
+    if form == 0:
+        return random_source.choice(WHERE["relative"]).format(first.name, second.name, be(first.name)), phrase
+    if form == 1:
+        options = [side, OPPOSITES[side]]
+        random_source.shuffle(options)
+        said = ["to the " + one if one in ("left", "right") else one for one in options]
+        link = " of" if side in ("left", "right") else ""
+        return f"{be(first.name).capitalize()} the {first.name} {said[0]} or {said[1]}{link} the {second.name}?", phrase
+    asked, answer = random_source.choice(((side, "yes"), (OPPOSITES[side], "no")))
+    return random_source.choice(RELATION[asked]).format(first.name, second.name, be(first.name).capitalize()), answer
 
 
 def _sizes(scene: Scene, _: Concepts, random_source: random.Random) -> list[Turn]:
