@@ -35,10 +35,9 @@ class ConnectorConfig:
     the final layer.  `reduce`: a group's mean (the released code) or sum (the paper).  `token_grid`: (rows,
     columns) after the interpolation, by default half of each side.  `fusion`: how a second, convolutional
     tower's map joins: "concat" on the channel axis, or "mining" (Mini-Gemini), by which the final feature takes up
-    what it finds there before the dense ones join it.  `classes`: how many classes the second tower's own classifier
-    tells, whose names then join the tokens (`class_words`); `things`: how many classes a classifier of all features
-    tells besides (`dclocal_models.class_words`), the last one nothing; 0 for none.  `counts`: how many there are and
-    where is said, too (`scene_words`); `texts`: how many words can be read in a picture (`text_words`), 0 for none.
+    what it finds there before the dense ones join it.  What joins the tokens in words: `classes` of the second tower's
+    own classifier and `things` of one of all features, the last one nothing (`class_words`); `counts`, how many and
+    where (`scene_words`); `texts`, a lexicon's size (`text_words`).  0 for none.
     """
 
     kind: str = "dci"
@@ -114,10 +113,8 @@ class Connector(nn.Module):
         self.text_words: TextWords | None = None
         if config.texts:
             self.text_words = TextWords(self.dense_width, config.texts, n_embd, grid, self.token_grid)
-        joined = conv_channels if config.fusion == "concat" else 0
-        self.projector = nn.Sequential(
-            nn.Linear(self.dense_width + joined, n_embd), nn.GELU(), nn.Linear(n_embd, n_embd)
-        )
+        width = self.dense_width + (conv_channels if config.fusion == "concat" else 0)
+        self.projector = nn.Sequential(nn.Linear(width, n_embd), nn.GELU(), nn.Linear(n_embd, n_embd))
 
     def build(self) -> None:
         """Make the parameters that `integrate` has, if any."""

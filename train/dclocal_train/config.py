@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import re
-import types
-import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
-from dclocal.errors import UserError
 from dclocal.formats import FORMATS
 from dclocal_models.connectors import ConnectorConfig
 from dclocal_models.vision import VisionConfig
-
-
-class RecipeError(UserError):
-    """A recipe that cannot be followed: an unknown key, a value of the wrong type, a missing file."""
+from dclocal_train.typed_yaml import RecipeError as RecipeError
+from dclocal_train.typed_yaml import build, read_yaml, set_key
 
 
 @dataclass(frozen=True)
@@ -227,97 +220,17 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     if not path.is_file():
         raise RecipeError(f"there is no recipe {path}", "name a .yaml file, for example train/recipes/dc-tiny.yaml")
     try:
-        data = _read_yaml(path.read_text(encoding="utf-8"), str(path))
+        data = read_yaml(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} cannot be read ({error})", "name a .yaml file in UTF-8") from error
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator:
             raise RecipeError(f"override {override!r} has no '='", "write key=value")
-        _set(data, key.split("."), _read_yaml(value, f"override {override!r}"), override)
-    return _build(Recipe, data, str(path))
-
-
-def _read_yaml(text: str, where: str) -> Any:
-    """YAML's data; 1e-3 is a number, as in YAML 1.2 (PyYAML takes it for text)."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """SafeLoader with numbers of its own."""
-
-    number = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
-    try:
-        return yaml.load(text, Loader)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{where} is not YAML: {' '.join(str(error).split())}", "mend what it names") from error
+        set_key(data, key.split("."), read_yaml(value, f"override {override!r}"), override)
+    return build(Recipe, data, str(path))
 
 
 def to_plain(value: Any) -> Any:
     """The recipe as JSON data, to be saved beside what it made."""
     return dataclasses.asdict(value)
-
-
-def _set(data: Any, keys: Sequence[str], value: Any, override: str) -> None:
-    for key in keys[:-1]:
-        try:
-            data = data[int(key)] if isinstance(data, list) else data[key]
-        except (KeyError, IndexError, ValueError, TypeError):
-            raise RecipeError(f"override {override!r}: there is no {key!r}", "see the recipe's keys") from None
-    try:
-        if isinstance(data, list):
-            data[int(keys[-1])] = value
-        else:
-            data[keys[-1]] = value
-    except (IndexError, ValueError, TypeError):
-        raise RecipeError(f"override {override!r}: there is no {keys[-1]!r}", "see the recipe's keys") from None
-
-
-def _build(kind: Any, data: Any, where: str) -> Any:
-    """`data` as the dataclass `kind`, checked key by key."""
-    if not isinstance(data, dict):
-        raise RecipeError(
-            f"{where} is {data!r:.40}, expected keys of {kind.__name__}", "see train/recipes for examples"
-        )
-    hints = get_type_hints(kind)
-    for key in data:
-        if key not in hints:
-            near = difflib.get_close_matches(str(key), hints, n=1)
-            meant = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(hints)}"
-            raise RecipeError(f"{where}: unknown key {key!r}", meant)
-    for known in dataclasses.fields(kind):
-        needed = known.default is dataclasses.MISSING and known.default_factory is dataclasses.MISSING
-        if needed and known.name not in data:
-            raise RecipeError(f"{where}: {known.name!r} is missing", f"add it; {kind.__name__} needs it")
-    values = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in data.items()}
-    try:
-        return kind(**values)
-    except ValueError as error:  # a dataclass of another package checks its own values
-        raise RecipeError(f"{where}: {error}", "mend the value") from error
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    if get_origin(hint) in (types.UnionType, typing.Union):
-        return (
-            None
-            if value is None
-            else _convert(next(arg for arg in get_args(hint) if arg is not type(None)), value, where)
-        )
-    if get_origin(hint) is tuple:
-        kinds = get_args(hint)
-        if not isinstance(value, list) or (kinds[-1] is not ... and len(value) != len(kinds)):
-            wanted = "a list" if kinds[-1] is ... else f"a list of {len(kinds)}"
-            raise RecipeError(f"{where} is {value!r:.40}, expected {wanted}", "write [a, b]")
-        each = [kinds[0]] * len(value) if kinds[-1] is ... else kinds
-        return tuple(_convert(kind, item, f"{where}.{index}") for index, (kind, item) in enumerate(zip(each, value)))
-    if get_origin(hint) is dict:
-        if not isinstance(value, dict):
-            raise RecipeError(f"{where} is {value!r:.40}, expected keys and values", "write key: value")
-        return dict(value)
-    if dataclasses.is_dataclass(hint):
-        return _build(hint, value, where)
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
-        return value
-    raise RecipeError(f"{where} is {value!r:.40}, expected {hint.__name__}", "mend the value")
