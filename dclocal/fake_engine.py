@@ -22,15 +22,16 @@ from dclocal.progress import Progress
 class ScriptedEngine(Engine):
     """Answers `answers` in turn, a character a token; a restart goes on with those that are left.
 
-    The delays are seconds: to load, for each picture, and for each character.  While `held` is set no further character
-    comes.  `missing` are names of bundles that do not exist; `die` is a crash.
+    The delays are seconds: for each picture and for each character.  While `held` is set no further character comes;
+    while `loading` is set (from the start, if asked) no bundle is open.  `missing` are names of bundles that do not
+    exist; `die` is a crash.
     """
 
     def __init__(
         self,
         answers: Sequence[str],
         *,
-        load_s: float = 0.0,
+        loading: bool = False,
         encode_s: float = 0.0,
         piece_s: float = 0.0,
         n_ctx: int = 4000,
@@ -38,9 +39,15 @@ class ScriptedEngine(Engine):
     ):
         super().__init__(Path("unused"))
         self.answers = list(answers)
-        self.load_s, self.encode_s, self.piece_s, self.n_ctx = load_s, encode_s, piece_s, n_ctx
+        self.encode_s, self.piece_s, self.n_ctx = encode_s, piece_s, n_ctx
         self.missing = tuple(missing)
-        self.held = threading.Event()
+        self.held, self.loading = threading.Event(), threading.Event()
+        if loading:
+            self.loading.set()
+
+    def close(self) -> None:
+        self.loading.clear()
+        super().close()
 
     def die(self, status: int = -11, lines: Sequence[str] = ("Fatal Python error: Segmentation fault",)) -> None:
         """End the child as a crash does."""
@@ -55,7 +62,8 @@ class ScriptedEngine(Engine):
             raise BundleError(f"there is no bundle {request.bundle!r}", "known: fake; or name a folder")
         for done in (0, 1):
             progress("loading fake", done, 1)
-            time.sleep(self.load_s / 2)
+        while self.loading.is_set():
+            time.sleep(0.005)
         return ChatSession(fake_bundle(Path("fake")), _Vision(self), _LLM(self), request.system)
 
 

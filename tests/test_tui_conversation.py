@@ -25,12 +25,13 @@ async def test_a_question_is_answered_and_costs_are_shown(tmp_path: Path) -> Non
 
 
 async def test_typing_works_while_the_model_loads(tmp_path: Path) -> None:
-    async with running(tmp_path, ["yes"], load_s=1.5) as bench:
+    async with running(tmp_path, ["yes"], loading=True) as bench:
         await bench.pilot.press(*"hello")
         assert bench.main.prompt.text == "hello"
         assert "loading" in bench.text_of("#activity")
         assert not bench.talk.ready
         await bench.pilot.press("enter")
+        bench.engine.loading.clear()
         await bench.until(lambda: bench.answers == ["yes"])
 
 
@@ -66,7 +67,7 @@ async def test_escape_stops_at_once_and_the_answer_goes_on(tmp_path: Path) -> No
 
 
 async def test_escape_before_the_first_word_gives_the_question_back(tmp_path: Path) -> None:
-    async with running(tmp_path, ["no"], load_s=3) as bench:
+    async with running(tmp_path, ["no"], loading=True) as bench:
         await bench.ask("Too early")
         assert len(bench.exchanges) == 1
         await bench.pilot.press("escape")

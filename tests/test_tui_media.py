@@ -49,9 +49,10 @@ async def test_the_picture_is_prepared_before_enter(tmp_path: Path) -> None:
 
 @asyncio_test
 async def test_a_question_waits_for_its_picture(tmp_path: Path) -> None:
-    async with running(tmp_path, ["red"], media=[picture(tmp_path)], load_s=1.5) as bench:
+    async with running(tmp_path, ["red"], media=[picture(tmp_path)], loading=True) as bench:
         await bench.ask("Which colour?")
         assert bench.talk.pending is not None and bench.talk.pending.request is None
+        bench.engine.loading.clear()
         await bench.until(lambda: bench.answers == ["red"])
         assert len(bench.engine.conversation[0].media) == 1
 
@@ -118,8 +119,9 @@ async def test_a_file_that_is_no_picture_is_told_beside_its_name(tmp_path: Path)
 @asyncio_test
 async def test_a_question_about_a_bad_picture_comes_back(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_text("no picture")
-    async with running(tmp_path / "home", media=[tmp_path / "bad.png"], load_s=1.5) as bench:
+    async with running(tmp_path / "home", media=[tmp_path / "bad.png"], loading=True) as bench:
         await bench.ask("What is it?")
+        bench.engine.loading.clear()
         await bench.until(lambda: bench.main.prompt.text == "What is it?")
         assert not bench.exchanges and any("cannot be shown" in notice for notice in bench.notices)
 

@@ -43,14 +43,16 @@ async def test_the_engine_tells_which_request_restores_after_a_restart(tmp_path:
 
 
 async def test_after_a_restart_a_late_answer_to_an_earlier_restore_is_ignored(tmp_path: Path) -> None:
-    async with running(tmp_path / "home", ["a", "b"], media=[picture(tmp_path)], load_s=0.4) as bench:
+    async with running(tmp_path / "home", ["a", "b"], media=[picture(tmp_path)]) as bench:
         await bench.until_idle()
         await bench.ask_and_wait("What?")
         item = bench.talk.shelf.items[0]
+        bench.engine.loading.set()
         await bench.talk.restart()
         wrong = Attached(1, "wrong", "image", "wrong.png", 4, (1, 1), b"")
         await bench.talk.handle(Restored(1, (("wrong",),), (wrong,), ()))
         assert bench.talk.shelf.items[0].attached is item.attached
+        bench.engine.loading.clear()
         await bench.until_idle()
         attached = bench.talk.shelf.items[0].attached
         assert attached is not None and item.attached is not None and attached.key == item.attached.key
@@ -61,9 +63,10 @@ async def test_after_a_restart_a_late_answer_to_an_earlier_restore_is_ignored(tm
 async def test_two_conversations_opened_in_a_row_do_not_mix(tmp_path: Path) -> None:
     history = History(tmp_path / "home")
     red, blue = saved(history, tmp_path, "red"), saved(history, tmp_path, "blue")
-    async with running(tmp_path / "home", history=history, load_s=0.5) as bench:
+    async with running(tmp_path / "home", history=history, loading=True) as bench:
         await bench.main._reopen(red)
         await bench.main._reopen(blue)
+        bench.engine.loading.clear()
         await bench.until_idle()
         assert [turn.text for turn in bench.talk.turns] == ["What is blue?"]
         assert shown_colours(bench) == [(0, 0, 1)]
@@ -73,10 +76,11 @@ async def test_two_conversations_opened_in_a_row_do_not_mix(tmp_path: Path) -> N
 async def test_escape_while_a_conversation_is_restored_keeps_it(tmp_path: Path) -> None:
     history = History(tmp_path / "home")
     red = saved(history, tmp_path, "red")
-    async with running(tmp_path / "home", ["yes"], history=history, load_s=0.6) as bench:
+    async with running(tmp_path / "home", ["yes"], history=history, loading=True) as bench:
         await bench.main._reopen(red)
         await bench.ask("And now?")
         await bench.pilot.press("escape")
+        bench.engine.loading.clear()
         await bench.until_idle()
         assert shown_colours(bench) == [(1, 0, 0)] and bench.main.prompt.text == "And now?"
         await bench.pilot.press("enter")
@@ -85,9 +89,11 @@ async def test_escape_while_a_conversation_is_restored_keeps_it(tmp_path: Path) 
 
 
 async def test_escape_while_the_model_loads_calls_off_the_question_alone(tmp_path: Path) -> None:
-    async with running(tmp_path / "home", ["yes"], load_s=0.6) as bench:
+    async with running(tmp_path / "home", ["yes"], loading=True) as bench:
         await bench.ask("Early?")
         await bench.pilot.press("escape")
+        await bench.until(lambda: bench.main.prompt.text == "Early?")
+        bench.engine.loading.clear()
         await bench.until_idle()
         assert bench.main.prompt.text == "Early?"
         await bench.pilot.press("enter")
@@ -95,20 +101,22 @@ async def test_escape_while_the_model_loads_calls_off_the_question_alone(tmp_pat
 
 
 async def test_a_new_conversation_while_the_model_loads_keeps_the_model(tmp_path: Path) -> None:
-    async with running(tmp_path / "home", ["yes"], load_s=0.6) as bench:
+    async with running(tmp_path / "home", ["yes"], loading=True) as bench:
         await bench.ask("Early?")
         await bench.pilot.press("ctrl+n")
+        bench.engine.loading.clear()
         await bench.until_idle()
         await bench.ask_and_wait("Late?")
         assert [said.text for said in bench.engine.conversation] == ["Late?"]
 
 
 async def test_calling_off_since_a_request_leaves_those_before_it(tmp_path: Path) -> None:
-    with ScriptedEngine(["yes"], load_s=0.3) as engine:
+    with ScriptedEngine(["yes"], loading=True) as engine:
         opened, attached = engine.open(None), engine.attach(Media(str(picture(tmp_path))))
         asked = engine.ask("What?")
         engine.cancel(asked)
         again = engine.ask("Again?")
+        engine.loading.clear()
         ends = {}
         while again not in ends:
             event = engine.next_event(WAIT_S)

@@ -148,11 +148,12 @@ async def test_a_crash_in_mid_answer_keeps_what_was_shown(tmp_path: Path) -> Non
 
 
 async def test_a_crash_before_the_first_word_gives_the_question_and_its_picture_back(tmp_path: Path) -> None:
-    async with running(tmp_path, ["red"], load_s=1.5, media=[picture(tmp_path)]) as bench:
+    async with running(tmp_path, ["red"], loading=True, media=[picture(tmp_path)]) as bench:
         await bench.ask("Which colour?")
         bench.engine.die()
         await bench.until(lambda: bench.talk.dead)
         assert bench.main.prompt.text == "Which colour?" and not bench.exchanges
+        bench.engine.loading.clear()
         await bench.pilot.press("f5")
         await bench.until_idle()
         await bench.pilot.press("enter")
@@ -217,13 +218,15 @@ async def test_a_theme_of_the_palette_is_kept(tmp_path: Path) -> None:
 
 
 async def test_another_bundle_goes_on_with_the_conversation(tmp_path: Path, own_home: Path) -> None:
-    async with running(tmp_path, ["one", "two"], load_s=0.3) as bench:
+    async with running(tmp_path, ["one", "two"]) as bench:
         await bench.ask_and_wait("First")
         await bench.pilot.press("f4")
         await bench.until(lambda: isinstance(bench.app.screen, BundlesScreen) and listed(bench))
         assert "dc-tiny" in listed(bench)[0]
+        bench.engine.loading.set()
         await bench.pilot.press("enter")
         await bench.until(lambda: not bench.talk.ready)
+        bench.engine.loading.clear()
         await bench.until_idle()
         await bench.ask_and_wait("Second")
         assert [said.text for said in bench.engine.conversation] == ["First", "Second"]

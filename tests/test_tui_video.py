@@ -242,24 +242,26 @@ async def test_without_a_video_the_key_says_so(tmp_path: Path) -> None:
 
 @asyncio_test
 async def test_before_the_model_is_loaded(tmp_path: Path, grey_clip: Path) -> None:
-    async with running(tmp_path, media=[grey_clip], settings=Settings(frames=4), load_s=1.5) as bench:
+    async with running(tmp_path, media=[grey_clip], settings=Settings(frames=4), loading=True) as bench:
         await bench.pilot.press("f8")
         await bench.until(lambda: isinstance(bench.app.screen, VideoScreen))
         await settle(bench)
         assert "their tokens are known once the model is loaded" in bench.text_of("#choice")
         assert bench.text_of("#note") == "○ these are being prepared"
+        bench.engine.loading.clear()
         await bench.until(lambda: bench.text_of("#note") == "● the model is given these")
         assert "16 visual tokens" in bench.text_of("#choice")
 
 
 @asyncio_test
 async def test_a_change_while_it_is_being_attached(tmp_path: Path, grey_clip: Path) -> None:
-    async with running(tmp_path, ["yes"], media=[grey_clip], settings=Settings(frames=4), load_s=1.5) as bench:
+    async with running(tmp_path, ["yes"], media=[grey_clip], settings=Settings(frames=4), loading=True) as bench:
         await bench.pilot.press("f8")
         await bench.until(lambda: isinstance(bench.app.screen, VideoScreen))
         await settle(bench)
         await bench.pilot.press("minus", "minus")
-        await closed(bench, "enter")
+        await bench.pilot.press("enter")
+        bench.engine.loading.clear()
         await bench.until(lambda: bench.talk.shelf.items[0].attached is not None)
         await bench.until_idle()
         assert len(bench.talk.shelf.items[0].attached.times_s) == 2  # type: ignore[union-attr]
