@@ -36,7 +36,7 @@ def test_words_are_the_expected_names_of_each_place_and_of_the_whole(words: Clas
             np.testing.assert_allclose(found[image, place], 0.7 * here + 1.3 * whole, atol=1e-4)
 
 
-def test_words_of_things_say_the_likeliest_of_all_places_as_loud_as_things_cover_the_picture() -> None:
+def test_words_of_things_say_the_likeliest_of_all_places_where_nothing_is() -> None:
     numbers = np.random.default_rng(0)
     module = ThingWords(width=6, classes=4, n_embd=3)
     weight, bias, names = (
@@ -52,7 +52,7 @@ def test_words_of_things_say_the_likeliest_of_all_places_as_loud_as_things_cover
     for picture in range(2):
         things = probabilities[picture].mean(0)[:3]
         whole[picture, 0, :3] = things**2 / (things**2).sum() * things.sum()
-    expected = (0.5 * probabilities + 2 * whole) @ names
+    expected = (0.5 * probabilities + 2 * probabilities[..., 3:] * whole) @ names
     np.testing.assert_allclose(module(torch.from_numpy(features)).detach().numpy(), expected, atol=1e-5)
 
 

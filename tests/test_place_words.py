@@ -13,6 +13,7 @@ import torch
 
 from dclocal.assemble import NAMES_OF_TOKENS, TOKENS, fill_graph, fold_constants, quantize_vision
 from dclocal_export.parts import export_graph, shipped_vision_weights
+from dclocal_models.layers import features_at
 from dclocal_models.place_nets import CountNet, PlaceNet, TextNet
 from dclocal_models.scene_words import CountWords
 from dclocal_models.text_words import CHARACTERS, OTHER, TextWords, code_of
@@ -89,41 +90,65 @@ def test_a_code_names_what_it_cannot_spell() -> None:
         code_of("consequences")
 
 
-def count_words(centres: list[tuple[str, float, float]]) -> torch.Tensor:
-    """What is said at each place, `[rows, columns, 1 + 4]`: the number, then the four coordinates."""
+def count_words(centres: list[tuple[str, float, float]]) -> dict[str, torch.Tensor]:
+    """What the blocks say, `[rows, columns, words]`, by kind; a name is 4 at each thing."""
     torch.manual_seed(0)
-    words = CountWords(3, 2, 5, GRID, TOKENS_GRID)
-    words.numbers[:, 0] = torch.arange(len(words.numbers)).float()
-    words.directions.data[:, 1:] = torch.eye(4)
+    words = CountWords(3, 2, 32, GRID, TOKENS_GRID)
+    words.numbers.copy_(torch.eye(11, 32))
+    words.places.copy_(torch.eye(32)[11:17].view(2, 3, 32))
+    words.sides.copy_(torch.eye(32)[17:21].view(2, 2, 32))
     density = density_of([Centre(*each) for each in centres], GRID)[None]
-    names = [name for name, _, _ in centres]
+    kinds = [name for name, _, _ in centres]
     at = [int(y * 4) * 4 + int(x * 4) for _, x, y in centres]
     alike = torch.full((1, 16, 16), -20.0)
-    for name, place in zip(names, at):
-        for other, elsewhere in zip(names, at):
+    for name, place in zip(kinds, at):
+        for other, elsewhere in zip(kinds, at):
             alike[0, place, elsewhere] = 20.0 if name == other else -20.0
     words.net.density = lambda dense, conv_map: density  # type: ignore[method-assign]
     words.net.alike = lambda features: alike  # type: ignore[method-assign]
-    return words(torch.zeros(1, 64, 3), None, torch.zeros(1, 16, 5)).detach()[0].unflatten(0, TOKENS_GRID)
+    names = torch.zeros(1, 16, 32)
+    names[0, at, 31] = 4.0
+    said = words(names, torch.zeros(1, 64, 3), None, torch.zeros(1, 16, 5)).detach()[0].unflatten(0, TOKENS_GRID)
+    lanes = {"name": said[::2, ::2, 31:], "number": said[::2, 1::2, :11]}
+    lanes |= {"place": said[1::2, ::2, 11:17], "side": said[1::2, 1::2, 17:21]}
+    assert sum(lane.abs().sum() for lane in lanes.values()) == pytest.approx(float(said.abs().sum())), "each in its own"
+    return lanes
 
 
 def test_each_thing_says_how_many_of_its_kind_there_are() -> None:
-    said = count_words([("cat", 0.125, 0.125), ("dog", 0.875, 0.125), ("cat", 0.125, 0.875)])
-    assert said[0, 0, 0] == pytest.approx(2, abs=0.05) and said[3, 0, 0] == pytest.approx(2, abs=0.05)
-    assert said[0, 3, 0] == pytest.approx(1, abs=0.05)
-    assert said[0, 1, 0] == pytest.approx(2, abs=0.05), "a thing is larger than its centre"
+    told = count_words([("cat", 0.125, 0.125), ("dog", 0.875, 0.125), ("cat", 0.125, 0.875)])["number"]
+    assert told[0, 0].argmax() == 2 and told[1, 0].argmax() == 2 and told[0, 1].argmax() == 1
+
+
+def test_each_name_stays_in_its_block() -> None:
+    told = count_words([("cat", 0.125, 0.125), ("dog", 0.875, 0.625)])["name"]
+    assert told[..., 0].tolist() == [[1, 0], [0, 1]]
 
 
 def test_each_thing_says_where_it_lies() -> None:
-    said = count_words([("cat", 0.125, 0.625), ("dog", 0.875, 0.625)])
-    across, down, right_of_middle, below_middle = said[2, 0, 1:].tolist()
-    assert across == pytest.approx(-0.75, abs=0.05) and down == pytest.approx(0.25, abs=0.05)
-    assert right_of_middle == pytest.approx(-0.75, abs=0.05) and below_middle == pytest.approx(0, abs=0.05)
-    assert said[2, 3, 3] == pytest.approx(0.75, abs=0.05)
+    told = count_words([("cat", 0.125, 0.625), ("dog", 0.875, 0.625)])
+    left, middle, right, top, halfway, bottom = told["place"][1, 0].tolist()
+    assert left > 0.3 and middle == right == top == 0
+    assert bottom / (bottom + halfway) == pytest.approx(0.375, abs=0.05), "a quarter down from the middle"
+    sides = told["side"]
+    assert sides[1, 0, 0] > 30 * sides[1, 0, 1] and sides[1, 1, 1] > 30 * sides[1, 1, 0]
+    assert sides[1, 0, 2] == pytest.approx(float(sides[1, 0, 3])), "neither is above the other"
 
 
 def test_where_there_is_nothing_nothing_is_said() -> None:
-    assert count_words([("cat", 0.125, 0.125)])[2:, 2:].abs().max() == 0
+    told = count_words([("cat", 0.125, 0.125)])
+    assert all(told[kind][1, 1].abs().max() == 0 for kind in told)
+
+
+def test_tokens_get_the_length_of_those_of_a_text() -> None:
+    words = CountWords(3, 2, 5, GRID, TOKENS_GRID)
+    words.length.fill_(3.0)
+    torch.testing.assert_close(words.at_length(torch.randn(2, 16, 5)).norm(dim=-1), torch.full((2, 16), 3.0))
+
+
+def test_a_grid_of_tokens_without_blocks_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"blocks of 2 by 2 tokens; token_grid is \(3, 4\)"):
+        CountWords(3, 2, 5, (6, 8), (3, 4))
 
 
 def random_pictures(count: int, conv_channels: int) -> torch.Tensor:
@@ -146,14 +171,12 @@ def test_a_network_of_counts_learns_from_scenes() -> None:
     net = CountNet(3, 2, GRID, TOKENS_GRID)
     pictures = Pictures(torch.stack(features).half(), random_pictures(240, 2).half(), truths)
     fit_count_net(net, pictures, PlaceNetConfig(pictures=240, epochs=30, learning_rate=5e-3, dropout=0.0))
-    from dclocal_train.count_words import features_at
-
     right = []
     with torch.no_grad():
         for index, centres in enumerate(truths[:40]):
             dense, conv_map = (each[index : index + 1].float() for each in (pictures.dense, random_pictures(240, 2)))
             things = net.things(net.density(dense, conv_map))
-            told = net.of_a_kind(things, net.alike(features_at(dense, conv_map, net)))[0]
+            told = net.of_a_kind(things, net.alike(features_at(dense, conv_map, GRID, TOKENS_GRID)))[0]
             for one in centres:
                 place = int(one.y * 4) * 4 + int(one.x * 4)
                 right.append(round(told[place].item()) == sum(other.name == one.name for other in centres))
@@ -223,8 +246,9 @@ def test_the_graph_says_the_same_words(tmp_path: Path) -> None:
     count, text = model.connector.count_words, model.connector.text_words
     assert count is not None and text is not None
     torch.manual_seed(3)
-    for buffer in (count.numbers, text.letters, count.directions.data):
+    for buffer in (count.numbers, count.places, count.sides, text.letters):
         buffer.normal_()
+    count.length.fill_(2.0)
     text.codes.copy_(torch.tensor([code_of(word) for word in ("cat", "a", "seat")]))
     table = torch.randn(9, text.names.shape[1])
     text.tokens.copy_(torch.tensor([2, 7, 5]))
@@ -295,14 +319,15 @@ def test_the_lexicon_is_of_single_tokens(tmp_path: Path, monkeypatch: pytest.Mon
         fit_text_words(tiny_model(texts=2), tiny_tokenizer(), config, tmp_path, None)
 
 
-def test_directions_are_said_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At 1 a coordinate says its second word and takes the first away, half as loudly each."""
+def test_places_are_said_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import dclocal_train.count_words as module
 
     with_words(monkeypatch, ())
-    monkeypatch.setattr(module, "DIRECTIONS", (("red", "blue"),) * 4)
+    monkeypatch.setattr(module, "SIDES", (("red", "blue"), ("circle", "red")))
     model = tiny_model("dinov2+efficientnet_lite2", counts=True)
     fit_count_words(model, tiny_tokenizer(), PlaceNetConfig(pictures=1, epochs=1, gain=4.0), tmp_path, None)
-    table = model.base_llm.get_input_embeddings().weight
-    expected = 2 * (table[WORDS.index("blue")] - table[WORDS.index("red")])
-    torch.testing.assert_close(model.connector.count_words.directions[3], expected)
+    table, words = model.base_llm.get_input_embeddings().weight, model.connector.count_words
+    assert words is not None
+    torch.testing.assert_close(words.sides[1, 0], table[WORDS.index("circle")])
+    torch.testing.assert_close(words.length[0], table.norm(dim=1).median())
+    assert words.gain.tolist() == [4.0] * 3 and not words.length.requires_grad

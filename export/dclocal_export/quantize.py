@@ -210,7 +210,7 @@ def _blockwise(job: _Job, bits: int) -> Written:
     import onnx
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
-    _, kept = _products(job.graph)
+    products, kept = _products(job.graph)
     graph = onnx.load(job.graph)
     quantizer = MatMulNBitsQuantizer(
         graph,
@@ -218,7 +218,7 @@ def _blockwise(job: _Job, bits: int) -> Written:
         block_size=BLOCK,
         is_symmetric=False,
         accuracy_level=INT8_COMPUTE,
-        nodes_to_exclude=[node.name for node in graph.graph.node if WORDS in node.name],
+        nodes_to_exclude=[node.name for node in graph.graph.node if node.name not in products],
     )
     quantizer.process()
     return quantizer.model.model, kept

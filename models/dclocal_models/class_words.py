@@ -45,7 +45,8 @@ class Words(nn.Module):
         return (self.gain[0] * here + self.gain[1] * self.everywhere(logits, here)) @ self.names
 
     def everywhere(self, logits: Tensor, here: Tensor) -> Tensor:
-        """The whole picture's probabilities `[n, 1, classes]` from its places' logits and probabilities."""
+        """The whole picture's probabilities from its places' logits and probabilities: `[n, 1, classes]`, or
+        `[n, tokens, classes]` where places say them more or less."""
         raise NotImplementedError
 
 
@@ -54,11 +55,12 @@ class ThingWords(Words):
     (`dclocal_train.thing_words`).  Its last class is nothing, whose name is zero."""
 
     def everywhere(self, logits: Tensor, here: Tensor) -> Tensor:
-        """The mean over places, squared so that the likeliest stand out, as loud as things cover the picture."""
+        """The mean over places, squared so that the likeliest stand out, as loud as things cover the picture, and said
+        where nothing is: elsewhere it would blur which thing it is."""
         things = here[..., :-1].mean(1, keepdim=True)
         squared = things.square()
         sharpened = squared / squared.sum(-1, keepdim=True).clamp(min=1e-8) * things.sum(-1, keepdim=True)
-        return functional.pad(sharpened, (0, 1))
+        return here[..., -1:] * functional.pad(sharpened, (0, 1))
 
 
 class ClassWords(Words):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dclocal_models.class_words import ClassWords, ThingWords
-from dclocal_models.layers import FULL_GRID, layer_groups, resample, resolve_grid, resolve_layer
+from dclocal_models.layers import FULL_GRID, features_at, layer_groups, resample, resolve_grid, resolve_layer
 from dclocal_models.mining import PatchInfoMining
 from dclocal_models.scene_words import CountWords
 from dclocal_models.text_words import TextWords
@@ -152,21 +152,23 @@ class Connector(nn.Module):
             resampled = resample(conv_map, self.grid)
             features = torch.cat([dense, resampled.flatten(2).transpose(1, 2)], dim=-1)
         embeds = self._interpolate(self.projector(features))
+        names = torch.zeros_like(embeds)
         if self.class_words is not None and conv_map is not None:
-            embeds = embeds + self.class_words(resample(conv_map, self.token_grid).flatten(2).transpose(1, 2))
-        if self.thing_words is not None:
-            embeds = embeds + self.thing_words(self.place_features(dense, conv_map))
-        if self.count_words is not None:
-            embeds = embeds + self.count_words(dense, conv_map, self.place_features(dense, conv_map))
+            names = names + self.class_words(resample(conv_map, self.token_grid).flatten(2).transpose(1, 2))
+        if self.thing_words is not None or self.count_words is not None:
+            places = self.place_features(dense, conv_map)
+            if self.thing_words is not None:
+                names = names + self.thing_words(places)
+            if self.count_words is not None:
+                names = self.count_words(names, dense, conv_map, places)
+        embeds = embeds + names
         if self.text_words is not None:
             embeds = embeds + self.text_words(dense)
-        return embeds
+        return embeds if self.count_words is None else self.count_words.at_length(embeds)
 
     def place_features(self, dense: Tensor, conv_map: Tensor | None) -> Tensor:
-        """All features at the places of the visual tokens, `[n, tokens, dense_width + conv_channels]`."""
-        as_map = dense.transpose(1, 2).unflatten(2, self.grid)
-        maps = [as_map] if conv_map is None else [as_map, conv_map]
-        return torch.cat([resample(each.float(), self.token_grid) for each in maps], 1).flatten(2).transpose(1, 2)
+        """All features at the places of the visual tokens; see `layers.features_at`."""
+        return features_at(dense, conv_map, self.grid, self.token_grid)
 
     def forward(self, hidden_states: Sequence[Tensor], conv_map: Tensor | None = None) -> Tensor:
         return self.project(self.integrate(hidden_states), conv_map)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -24,6 +25,14 @@ def layer_groups(first: int, final: int, groups: int) -> tuple[tuple[int, ...], 
 def resample(maps: Tensor, grid: tuple[int, int]) -> Tensor:
     """Bilinear interpolation of `[n, channels, rows, columns]` to `grid`, pixel centres aligned at halves."""
     return functional.interpolate(maps, size=grid, mode="bilinear", align_corners=False)
+
+
+def features_at(dense: Tensor, conv_map: Tensor | None, grid: tuple[int, int], token_grid: tuple[int, int]) -> Tensor:
+    """All features at the places of the visual tokens, `[n, tokens, dense_width + conv_channels]`, of integrated ones
+    `[n, rows · columns, dense_width]` on `grid` and a second tower's map, where there is one."""
+    as_map = dense.transpose(1, 2).unflatten(2, grid)
+    maps = [as_map] if conv_map is None else [as_map, conv_map]
+    return torch.cat([resample(each.float(), token_grid) for each in maps], 1).flatten(2).transpose(1, 2)
 
 
 def resolve_layer(layer: int, depth: int) -> int:

@@ -1,4 +1,10 @@
-"""How many there are and where they lie, said in the language model's own words at each thing's place."""
+"""What there is, how many and where, said in the language model's own words.
+
+Words that are added up in one visual token drown one another.  So the tokens go in blocks of two by two, and each token
+of a block says one thing: what is there, how many of its kind the picture shows, where in the picture it lies, and
+where from the middle of all things.  A token is as long as those of a text, so that the language model's first layer
+makes of it what it makes of a word.
+"""
 
 from __future__ import annotations
 
@@ -9,44 +15,63 @@ from torch.nn import functional
 from dclocal_models.place_nets import CountNet
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-DIRECTIONS = (("left", "right"), ("top", "bottom"), ("left", "right"), ("above", "below"))
-"""What the four coordinates of a place say at −1 and at 1: across and down the picture, then from the middle of all
-things that it shows."""
+PLACES = (("left", "middle", "right"), ("top", "middle", "bottom"))
+"""What a place across and down the picture says at −1, 0 and 1."""
+SIDES = (("left", "right"), ("above", "below"))
+"""What a place from the middle of all things says on either side of it."""
+REACH = 2 / 3
+"""A thing's centre this far from the picture's middle is at its border: the largest things never come nearer."""
+SHARPNESS = 8.0
+"""How soon a side is said: at 0.3 of half the picture nine times as loudly as the other."""
+BLOCK = 2
 
 
 class CountWords(nn.Module):
-    """Number words and places, said around each thing's centre.
+    """Names, number words and places, each in its own token of a block.
 
-    `numbers` `[len(NUMBERS), n_embd]` are the words' embeddings; a count between two is said as both.  Trained are
-    `gain`, how loudly they are said, and `directions` `[4, n_embd]`, what a place's coordinates add.
+    `numbers` `[len(NUMBERS), n_embd]`, `places` `[2, 3, n_embd]` and `sides` `[2, 2, n_embd]` are the words'
+    embeddings; what lies between two is said as both.  `length` is that of the language model's own tokens.  Trained
+    is `gain`, how loudly numbers, places and sides are said.
     """
 
     numbers: Tensor
+    places: Tensor
+    sides: Tensor
+    length: Tensor
     across: Tensor
     down: Tensor
 
     def __init__(self, width: int, conv_channels: int, n_embd: int, grid: tuple[int, int], token_grid: tuple[int, int]):
         super().__init__()
+        if any(tokens % BLOCK for tokens in token_grid):
+            raise ValueError(f"counts are said in blocks of {BLOCK} by {BLOCK} tokens; token_grid is {token_grid}")
         self.net = CountNet(width, conv_channels, grid, token_grid)
         self.token_grid = token_grid
         rows, columns = token_grid
         self.register_buffer("numbers", torch.zeros(len(NUMBERS), n_embd))
+        self.register_buffer("places", torch.zeros(2, 3, n_embd))
+        self.register_buffer("sides", torch.zeros(2, 2, n_embd))
+        self.register_buffer("length", torch.ones(1))
         self.register_buffer("across", _middles(columns).repeat(rows), persistent=False)
         self.register_buffer("down", _middles(rows).repeat_interleave(columns), persistent=False)
-        self.gain = nn.Parameter(torch.ones(1))
-        self.directions = nn.Parameter(torch.zeros(len(DIRECTIONS), n_embd))
+        self.gain = nn.Parameter(torch.ones(3))
 
-    def forward(self, dense: Tensor, conv_map: Tensor | None, features: Tensor) -> Tensor:
-        """`[n, tokens, n_embd]`; `features` are all features at the visual tokens' places."""
+    def forward(self, names: Tensor, dense: Tensor, conv_map: Tensor | None, features: Tensor) -> Tensor:
+        """`[n, tokens, n_embd]`; `names` has that shape, `features` are all features at the visual tokens' places."""
         things = self.net.things(self.net.density(dense, conv_map))
         counts = self.net.of_a_kind(things, self.net.alike(features))
         told = torch.stack([counts, *self._coordinates(things)], dim=-1)
         near, presence = self._around(told, things)
-        words = self.gain * self._number(near[..., 0]) @ self.numbers + near[..., 1:] @ self.directions
-        return presence[..., None] * words
+        number, place, side = self._number(near[..., 0]), self._place(near[..., 1:3]), self._side(near[..., 3:])
+        said = [self.gain[index] * presence[..., None] * words for index, words in enumerate((number, place, side))]
+        return self._in_blocks([names, *said])
+
+    def at_length(self, embeds: Tensor) -> Tensor:
+        """Tokens as long as those of a text."""
+        return embeds * (self.length / embeds.norm(dim=-1, keepdim=True).clamp(min=1e-6))
 
     def _coordinates(self, things: Tensor) -> tuple[Tensor, ...]:
-        """The four coordinates of DIRECTIONS, `[n, tokens]` each."""
+        """Across and down the picture, −1 to 1, and both from the middle of all things, `[n, tokens]` each."""
         total = things.sum(1, keepdim=True).clamp(min=0.5)
         own = [each.expand_as(things) for each in (self.across, self.down)]
         middle = [(things * each).sum(1, keepdim=True) / total for each in own]
@@ -62,9 +87,34 @@ class CountWords(nn.Module):
         return summed[..., :-1] / amount.clamp(min=0.05), amount[..., 0].clamp(max=1)
 
     def _number(self, counts: Tensor) -> Tensor:
-        """Shares of the two nearest numbers, `[n, tokens, len(NUMBERS)]`."""
+        """The two nearest number words of `[n, tokens]`."""
         known = torch.arange(len(NUMBERS), dtype=counts.dtype, device=counts.device)
-        return (1 - (counts.clamp(max=len(NUMBERS) - 1)[..., None] - known).abs()).clamp(min=0)
+        return _near(counts.clamp(max=len(NUMBERS) - 1), known) @ self.numbers
+
+    def _place(self, coordinates: Tensor) -> Tensor:
+        """The nearest words of PLACES for `[n, tokens, 2]`, across and down added up."""
+        ends = torch.tensor([-1.0, 0.0, 1.0], dtype=coordinates.dtype, device=coordinates.device)
+        shares = _near((coordinates / REACH).clamp(-1, 1), ends)
+        return shares.flatten(2) @ self.places.flatten(0, 1)
+
+    def _side(self, offsets: Tensor) -> Tensor:
+        """The words of SIDES for `[n, tokens, 2]`, across and down added up."""
+        beyond = torch.sigmoid(SHARPNESS * offsets)
+        return torch.stack([1 - beyond, beyond], dim=-1).flatten(2) @ self.sides.flatten(0, 1)
+
+    def _in_blocks(self, said: list[Tensor]) -> Tensor:
+        """One kind of words a token: each `[n, tokens, n_embd]`, averaged over each block, row by row of the block."""
+        means = [
+            functional.avg_pool2d(words.transpose(1, 2).unflatten(2, self.token_grid), BLOCK).permute(0, 2, 3, 1)
+            for words in said
+        ]
+        blocks = torch.stack(means, dim=3).unflatten(3, (BLOCK, BLOCK))
+        return blocks.transpose(2, 3).flatten(1, 4)
+
+
+def _near(values: Tensor, known: Tensor) -> Tensor:
+    """Shares of the known values, one apart, that lie around each value: `[..., len(known)]`."""
+    return (1 - (values[..., None] - known).abs()).clamp(min=0)
 
 
 def _middles(count: int) -> Tensor:

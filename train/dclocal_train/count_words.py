@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dclocal_models.layers import features_at
 from dclocal_models.place_nets import CountNet
-from dclocal_models.scene_words import DIRECTIONS, NUMBERS
+from dclocal_models.scene_words import NUMBERS, PLACES, SIDES
 from dclocal_models.vlm import DenseConnectorModel
 from dclocal_train.config import PlaceNetConfig
 from dclocal_train.place_fit import Drawn, Pictures, fit, gather, named, spread, trained_once
 from dclocal_train.synthetic.backgrounds import CANVAS
 from dclocal_train.synthetic.materials import Materials, build_materials, load_materials
-from dclocal_train.synthetic.scenes import KINDS, draw_scene
+from dclocal_train.synthetic.scenes import draw_scene
 
 FILE = "count_words.safetensors"
 SHARES = {"single": 12, "pair": 14, "many": 22, "counting": 30, "shapes": 10, "mixed": 4, "containment": 3, "twins": 6}
@@ -51,8 +52,9 @@ def fit_count_words(
     trained_once(net, folder / FILE, train)
     embed = named(model, tokenizer)
     words.numbers.copy_(embed(NUMBERS))
-    least, most = (embed([pair[end] for pair in DIRECTIONS]) for end in (0, 1))
-    words.directions.data = config.gain * (most - least) / 2
+    words.places.copy_(torch.stack([embed(place) for place in PLACES]))
+    words.sides.copy_(torch.stack([embed(side) for side in SIDES]))
+    words.length.fill_(float(model.base_llm.get_input_embeddings().weight.norm(dim=1).median()))
     words.gain.data.fill_(config.gain)
 
 
@@ -66,7 +68,7 @@ def fit_count_net(net: CountNet, pictures: Pictures, config: PlaceNetConfig) -> 
         told, wanted = net.density(dense, conv_map).float(), density[chosen]
         value = (told - wanted).square().sum((1, 2)).mean()
         value = value + TOTAL_WEIGHT * (told.sum((1, 2)) - wanted.sum((1, 2))).abs().mean()
-        alike = net.alike(features_at(dense, conv_map, net)).float()
+        alike = net.alike(features_at(dense, conv_map, net.grid, net.token_grid)).float()
         picture, first, second, same, count = [], [], [], [], []
         for row, index in enumerate(chosen.tolist()):
             names = [one.name for one in pictures.truths[index]]
@@ -86,14 +88,6 @@ def fit_count_net(net: CountNet, pictures: Pictures, config: PlaceNetConfig) -> 
     fit(net, pictures, config, loss)
 
 
-def features_at(dense: Tensor, conv_map: Tensor | None, net: CountNet) -> Tensor:
-    """All features at the visual tokens' places; see `Connector.place_features`."""
-    from dclocal_models.layers import resample
-
-    maps = [dense.transpose(1, 2).unflatten(2, net.grid), *([] if conv_map is None else [conv_map])]
-    return torch.cat([resample(each, net.token_grid) for each in maps], 1).flatten(2).transpose(1, 2)
-
-
 def density_of(centres: list[Centre], grid: tuple[int, int]) -> Tensor:
     """Things a place, `[rows, columns]`: each sums to one."""
     density = torch.zeros(grid)
@@ -110,7 +104,6 @@ def _place(one: Centre, rows: int, columns: int) -> int:
 def _scene(materials: Materials, index: int) -> Drawn:
     random_source = random.Random(f"count words {index}")
     (kind,) = random_source.choices(list(SHARES), list(SHARES.values()))
-    assert kind in KINDS
     scene = draw_scene(materials.concepts, random_source, materials.photos, kinds=(kind,))
     centres = []
     for placed in scene.objects:

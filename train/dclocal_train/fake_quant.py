@@ -38,20 +38,18 @@ class Rounded(torch.autograd.Function):
         return gradient
 
 
-def round_lora(model: torch.nn.Module) -> int:
-    """Make every LoRA layer of `model` run on its rounded, merged matrix; returns how many there are.
+def round_lora(model: torch.nn.Module) -> None:
+    """Make every LoRA layer of `model` run on its rounded, merged matrix.
 
     Dropout of the adapter has no place here: raises ValueError where there is some.
     """
     from peft.tuners.lora import Linear
 
-    layers = [module for module in model.modules() if isinstance(module, Linear)]
-    for layer in layers:
+    for layer in [module for module in model.modules() if isinstance(module, Linear)]:
         (adapter,) = layer.active_adapters
         if not isinstance(layer.lora_dropout[adapter], torch.nn.Identity):
             raise ValueError("weights that are rounded are merged, so LoRA can have no dropout")
         layer.forward = _Merged(layer, adapter)  # type: ignore[method-assign]
-    return len(layers)
 
 
 class _Merged:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dclocal.images import to_pixels
@@ -19,6 +20,7 @@ from dclocal_models.class_words import name_embeddings
 from dclocal_models.place_nets import PlaceNet
 from dclocal_models.vlm import DenseConnectorModel, image_spec
 from dclocal_train.config import PlaceNetConfig
+from dclocal_train.trainer import save_whole
 
 BATCH = 8
 Drawn = tuple[Image.Image, Any]
@@ -42,9 +44,7 @@ def gather(model: DenseConnectorModel, draw: Callable[[int], Drawn], count: int,
     dense, conv_maps, truths = [], [], []
     for start in trange(0, count, BATCH, desc=title, unit="batch", file=sys.stderr):
         drawn = [draw(index) for index in range(start, min(count, start + BATCH))]
-        pixels = torch.from_numpy(to_pixels([picture for picture, _ in drawn], image_spec(model)))
-        with torch.autocast("cpu", torch.bfloat16, enabled=not torch.cuda.is_available()):
-            features, conv_map = model.vision_features(pixels)
+        features, conv_map = features_of(model, [picture for picture, _ in drawn])
         dense.append(features.half())
         if conv_map is not None:
             conv_maps.append(conv_map.half())
@@ -52,16 +52,19 @@ def gather(model: DenseConnectorModel, draw: Callable[[int], Drawn], count: int,
     return Pictures(torch.cat(dense), torch.cat(conv_maps) if conv_maps else None, truths)
 
 
+def features_of(model: DenseConnectorModel, pictures: Sequence[Image.Image]) -> tuple[Tensor, Tensor | None]:
+    """What `DenseConnectorModel.vision_features` gives of pictures, in bfloat16 where that is quick."""
+    pixels = torch.from_numpy(to_pixels(pictures, image_spec(model)))
+    with torch.autocast("cpu", torch.bfloat16, enabled=not torch.cuda.is_available()):
+        return model.vision_features(pixels)
+
+
 def trained_once(net: PlaceNet, file: Path, train: Callable[[], None]) -> None:
     """The network's weights out of `file`, where they are kept once `train` has made them."""
-    from safetensors.torch import load_file, save_file
-
     if not file.is_file():
         train()
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")
-        save_file(net.state_dict(), part)
-        part.replace(file)
+        save_whole(net.state_dict(), file)
     net.load_state_dict(load_file(file))
 
 
@@ -105,8 +108,8 @@ def fit(
     net.absorb(dense_norm, conv_norm)
 
 
-def spread(map_: Tensor, x: float, y: float, amount: float = 1.0) -> list[tuple[int, int, float]]:
-    """Add `amount` at a point of `map_` `[rows, columns]`, given in cells from its corner, shared among the four
+def spread(map_: Tensor, x: float, y: float) -> list[tuple[int, int, float]]:
+    """Add one at a point of `map_` `[rows, columns]`, given in cells from its corner, shared among the four
     nearest cells; returns (row, column, share) of those within the map."""
     shares = []
     left, top = math.floor(x - 0.5), math.floor(y - 0.5)
@@ -114,7 +117,7 @@ def spread(map_: Tensor, x: float, y: float, amount: float = 1.0) -> list[tuple[
         for column in (left, left + 1):
             if 0 <= row < map_.shape[0] and 0 <= column < map_.shape[1]:
                 share = (1 - abs(x - 0.5 - column)) * (1 - abs(y - 0.5 - row))
-                map_[row, column] += amount * share
+                map_[row, column] += share
                 shares.append((row, column, share))
     return shares
 

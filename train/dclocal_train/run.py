@@ -71,21 +71,17 @@ def begin(recipe: Recipe, source_folder: Path | None) -> tuple[DenseConnectorMod
     """What the first stage starts from: `start_model`'s, with the words that the recipe has it say."""
     from accelerate import PartialState
 
+    from dclocal_train.count_words import fit_count_words
+    from dclocal_train.text_words import fit_text_words
+    from dclocal_train.thing_words import fit_thing_words
+
     model, tokenizer = start_model(recipe, source_folder)
-    if recipe.things is not None:
-        from dclocal_train.thing_words import fit_thing_words
-
-        with PartialState().main_process_first():
+    with PartialState().main_process_first():
+        if recipe.things is not None:
             fit_thing_words(model, tokenizer, recipe.things, Path(recipe.output), source_folder)
-    if recipe.counts is not None:
-        from dclocal_train.count_words import fit_count_words
-
-        with PartialState().main_process_first():
+        if recipe.counts is not None:
             fit_count_words(model, tokenizer, recipe.counts, Path(recipe.output), source_folder)
-    if recipe.texts is not None:
-        from dclocal_train.text_words import fit_text_words
-
-        with PartialState().main_process_first():
+        if recipe.texts is not None:
             fit_text_words(model, tokenizer, recipe.texts, Path(recipe.output), source_folder)
     return model, tokenizer
 

@@ -19,16 +19,15 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dclocal.images import to_pixels
-from dclocal_models.answer import tokenize_with
-from dclocal_models.class_words import name_embeddings
-from dclocal_models.vlm import DenseConnectorModel, image_spec
+from dclocal_models.vlm import DenseConnectorModel
 from dclocal_train.config import ThingWordsConfig
+from dclocal_train.place_fit import features_of, named
 from dclocal_train.synthetic.backgrounds import Photo, draw_background
 from dclocal_train.synthetic.concepts import Concepts
 from dclocal_train.synthetic.materials import build_materials, load_materials
 from dclocal_train.synthetic.sprites import Wanted, draw_sprite
 from dclocal_train.synthetic.things import Thing
+from dclocal_train.trainer import save_whole
 
 FILE = "thing_words.safetensors"
 BATCH = 8
@@ -53,7 +52,7 @@ def fit_thing_words(
 
     Raises ValueError where the model's count of classes is not that of the drawings' names and nothing.
     """
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
 
     words = model.connector.thing_words
     assert words is not None
@@ -65,14 +64,10 @@ def fit_thing_words(
             raise ValueError(f"{len(names)} things are drawn, and nothing; the model tells {len(words.weight)} classes")
         places = gather(model, materials.concepts, materials.photos, config)
         weight, bias = fit(places, len(names) + 1, config)
-        tokenize = tokenize_with(tokenizer)
-        embeddings = model.base_llm.get_input_embeddings().weight
-        said = name_embeddings(names, lambda text: tokenize(text, False), embeddings)
+        said = named(model, tokenizer)(names)
         said = torch.cat([said, torch.zeros_like(said[:1])])
         folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        save_file({"weight": weight, "bias": bias, "names": said}, part)
-        part.replace(path)
+        save_whole({"weight": weight, "bias": bias, "names": said}, path)
     words.load_state_dict({**load_file(path), "gain": torch.tensor(config.gain)})
 
 
@@ -89,9 +84,7 @@ def gather(model: DenseConnectorModel, concepts: Concepts, photos: Sequence[Phot
             _picture(thing, model.config.vision.image_size, photos, random.Random(f"{round_} {thing.file.name}"))
             for round_, thing in batch
         ]
-        pixels = torch.from_numpy(to_pixels([picture for picture, _ in pictures], image_spec(model)))
-        with torch.autocast("cpu", torch.bfloat16, enabled=not torch.cuda.is_available()):
-            dense, conv_map = model.vision_features(pixels)
+        dense, conv_map = features_of(model, [picture for picture, _ in pictures])
         found = model.connector.place_features(dense, conv_map)
         for (_, thing), (_, alpha), of_places in zip(batch, pictures, found):
             cover = torch.from_numpy(

@@ -154,6 +154,7 @@ def training_arguments(recipe: Recipe, stage: StageConfig, folder: Path, rows: i
         dataloader_num_workers=stage.workers,
         label_names=["labels"],
         ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,
     )
 
 
