@@ -126,7 +126,7 @@ class ThingWordsConfig:
     weight_decay: float = 0.05
     dropout: float = 0.3
     label_smoothing: float = 0.05
-    gain: tuple[float, float] = (20.0, 40.0)
+    gain: tuple[float, float] = (40.0, 40.0)
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class PlaceNetConfig:
     learning_rate: float = 2.0e-3
     weight_decay: float = 0.05
     dropout: float = 0.15
-    gain: float = 20.0
+    gain: float = 40.0
 
 
 @dataclass(frozen=True)
