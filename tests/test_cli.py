@@ -271,6 +271,16 @@ def test_one_question_streams_an_answer(bundle_home: Path) -> None:
 
 
 @pytest.mark.bundle
+@pytest.mark.parametrize(
+    ("file", "said"), [("circle.png", "a red circle"), ("strawberry.png", "a strawberry"), ("cat.jpg", "a cat")]
+)
+def test_the_examples_are_named(bundle_home: Path, file: str, said: str) -> None:
+    """A drawn shape, an emoji and a photograph."""
+    done = dclocal("chat", str(EXAMPLES / file), "-p", "What is this?", home=bundle_home)
+    assert done.stdout == f"{said}\n"
+
+
+@pytest.mark.bundle
 def test_json_is_the_contract(bundle_home: Path) -> None:
     picture = (EXAMPLES / "circle.png").read_bytes()
     command = [sys.executable, "-m", "dclocal", "chat", "-", "-p", "what shape is present?", "--json"]

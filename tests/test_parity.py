@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dclocal.assemble import GRAPH_FILE, WEIGHTS_FILE, fill_graph, load_weights, vision_weights
+from dclocal.assemble import GRAPH_FILE, LORA_PREFIX, WEIGHTS_FILE, fill_graph, load_weights, vision_weights
 from dclocal.bundle import Bundle
 from dclocal.evaluate import easy_vqa_items
+from dclocal.gguf_merge import merge_lora
 from dclocal.images import to_pixels
 from dclocal.llm import LLM
 from dclocal.prompt import Tokens
@@ -60,18 +61,26 @@ def test_a_batch_equals_its_pictures(bundle: Bundle, photographs: list[Image.Ima
     assert encoder.encoded_images == 6
 
 
-def test_language_models_agree(reference: tuple[DenseConnectorModel, Any], bundle: Bundle) -> None:
-    """LoRA merged into the right rows: the reordering of queries and keys is where this goes wrong."""
+def test_language_models_agree(
+    reference: tuple[DenseConnectorModel, Any], bundle: Bundle, sources: dict[str, Path], tmp_path: Path
+) -> None:
+    """LoRA merged into the right rows: the reordering of queries and keys is where this goes wrong.  Exact before the
+    four bits of the bundle, and still recognisable after them."""
     import torch
 
     model, tokenizer = reference
     ids = tokenizer.encode("The quick brown fox jumps over the lazy dog, and then it", add_special_tokens=False)
     with torch.no_grad():
         expected = model.base_llm(torch.tensor([ids])).logits[0, -1].numpy()
-    with LLM(bundle.llm_path, n_ctx=256) as llm:
-        llm.prefill([Tokens(tuple(ids))])
-        found = llm.logits()
-    assert np.corrcoef(expected, found)[0, 1] > 0.995
+    parts = parts_folder("dc-tiny")
+    scale = json.loads((parts / "parts.json").read_text())["lora_scale"]
+    weights = load_weights(parts / WEIGHTS_FILE)
+    lora = {name.removeprefix(LORA_PREFIX): array for name, array in weights.items() if name.startswith(LORA_PREFIX)}
+    merge_lora(sources["llm"], lora, scale, tmp_path / "f16.gguf", lambda done, total: None)
+    for file, least in ((tmp_path / "f16.gguf", 0.9999), (bundle.llm_path, 0.9)):
+        with LLM(file, n_ctx=256) as llm:
+            llm.prefill([Tokens(tuple(ids))])
+            assert np.corrcoef(expected, llm.logits())[0, 1] > least, file
 
 
 def test_greedy_answers(reference: tuple[DenseConnectorModel, Any], bundle: Bundle, sources: dict[str, Path]) -> None:
