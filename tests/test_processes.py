@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -110,6 +111,16 @@ def test_a_killed_run_goes_on_to_the_same_losses(recipe: dict[str, Any], tmp_pat
     process.wait()
     assert not (out / "one" / "trained.safetensors").exists(), "it ended before it could be killed"
     again = run(["-m", "dclocal"], recipe, out, steps=40)
+    assert [entry["loss"] for entry in again] == pytest.approx([entry["loss"] for entry in whole], abs=2e-4)
+
+
+def test_two_processes_go_on_where_they_stopped(recipe: dict[str, Any], tmp_path: Path) -> None:
+    """From their newest checkpoint with the optimizer's state, to the losses of a run that was not stopped."""
+    whole = run(TWO, recipe, tmp_path / "run", batch_size=2)
+    (tmp_path / "run" / "one" / "trained.safetensors").unlink()
+    shutil.rmtree(tmp_path / "run" / "one" / "checkpoint-5")
+    assert (tmp_path / "run" / "one" / "checkpoint-4").is_dir()
+    again = run(TWO, recipe, tmp_path / "run", batch_size=2)
     assert [entry["loss"] for entry in again] == pytest.approx([entry["loss"] for entry in whole], abs=2e-4)
 
 

@@ -23,6 +23,16 @@ from dclocal_train.stages import make_optimizer
 TRAINED_FILE = "trained.safetensors"
 
 
+class StageArguments(TrainingArguments):
+    """TrainingArguments that name a processor as torch.load knows it: accelerate's "cpu:0" is no place of its."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process trains."""
+        device: torch.device = super().device
+        return torch.device("cpu") if device.type == "cpu" else device
+
+
 class StageTrainer(Trainer):
     """Trainer with a learning rate per part, and checkpoints that hold the trained parameters alone."""
 
@@ -122,7 +132,7 @@ def run_stage(
     return sharded
 
 
-def training_arguments(recipe: Recipe, stage: StageConfig, folder: Path, rows: int) -> TrainingArguments:
+def training_arguments(recipe: Recipe, stage: StageConfig, folder: Path, rows: int) -> StageArguments:
     """The stage in transformers' terms, for as many processes as run."""
     from accelerate import PartialState
 
@@ -131,7 +141,7 @@ def training_arguments(recipe: Recipe, stage: StageConfig, folder: Path, rows: i
     steps = stage_steps(stage, rows, stage.batch_size * processes * accumulation)
     decay = {"num_decay_steps": min(stage.decay_steps, steps), "min_lr_ratio": 0.02}
     stable = stage.schedule == "stable"
-    return TrainingArguments(
+    return StageArguments(
         output_dir=str(folder),
         max_steps=steps,
         per_device_train_batch_size=stage.batch_size,
