@@ -47,7 +47,7 @@ def lines(report: Report) -> Iterator[str]:
     memory = f"peak memory {machine['peak_memory_bytes'] / 1e6:.0f} MB"
     yield f"{machine['cpu']}, {machine['cores']} cores, {report.runs} runs, {memory}"
     for name, fact in report.facts.items():
-        yield f"{name.replace('_', ' '):46} {', '.join(fact) if isinstance(fact, list) else fact}"
+        yield _fact_line(name, fact)
     for one in report.measures:
         held = f"  {one.memory_bytes / 1e6:.0f} MB held" if isinstance(one, Stage) else ""
         yield f"{one.name:46} {one.median:9.1f} {one.unit:9} ({one.low:.1f} to {one.high:.1f}){held}"
@@ -55,6 +55,12 @@ def lines(report: Report) -> Iterator[str]:
         yield from _limit_lines(report.limits)
     if report.against is not None:
         yield from _ratio_lines(report.against)
+
+
+def _fact_line(name: str, fact: Any) -> str:
+    if name.endswith("_bytes"):
+        name, fact = name.removesuffix("_bytes"), f"{fact / 1e6:.0f} MB"
+    return f"{name.replace('_', ' '):46} {', '.join(fact) if isinstance(fact, list) else fact}"
 
 
 def _limit_lines(limits: Limits) -> Iterator[str]:

@@ -18,6 +18,7 @@ from dclocal import benchmark_against
 from dclocal.benchmark import Opened, decode_ms, prefill_embeds, repeated, summary, timed
 from dclocal.benchmark_against import Contest, measure_against, race
 from dclocal.benchmark_llama import BareLlama
+from dclocal.benchmark_report import Report, lines
 from dclocal.benchmark_sources import Field, pipelines
 from dclocal.commands.bench import bench
 from dclocal.errors import UserError
@@ -34,6 +35,11 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def opened_fake(folder: Path) -> Opened:
     return SimpleNamespace(bundle=fake_bundle(folder), threads=1)  # type: ignore[return-value]
+
+
+def test_memory_is_shown_in_megabytes() -> None:
+    shown = list(lines(Report([], 1, {"memory_with_both_models_open_bytes": 461_651_968, "threads": 2})))
+    assert [line.split() for line in shown[1:]] == ["memory with both models open 462 MB".split(), ["threads", "2"]]
 
 
 def test_a_time_is_by_the_clock_in_milliseconds() -> None:

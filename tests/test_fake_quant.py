@@ -1,13 +1,15 @@
-"""Training against Q4_0: the same values as llama.cpp's own, and gradients that reach the adapter."""
+"""Training against Q4_0 and IQ4_NL: the same values as llama.cpp's own, and gradients that reach the adapter."""
 
 from __future__ import annotations
+
+import ctypes
 
 import numpy as np
 import pytest
 import torch
 
 from dclocal_train.config import LoraSettings, RecipeError
-from dclocal_train.fake_quant import q4_0
+from dclocal_train.fake_quant import FRESH, ROUNDINGS, iq4_nl, q4_0
 from dclocal_train.stages import add_lora, prepare_stage
 from tests.test_training import stage
 from tests.tiny import tiny_model
@@ -26,6 +28,40 @@ def test_rounding_is_that_of_the_export() -> None:
     weight[4, :32] = weight[4, 0]
     packed = quantize(weight.numpy(), GGMLQuantizationType.Q4_0)
     np.testing.assert_array_equal(q4_0(weight).numpy(), dequantize(packed, GGMLQuantizationType.Q4_0))
+
+
+def test_rounding_to_levels_is_that_of_llama_cpp() -> None:
+    """Its own function, called by its name in the library; sums in another order may choose another scale."""
+    import llama_cpp.llama_cpp as llama
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    torch.manual_seed(0)
+    weight = torch.randn(48, 96) * torch.logspace(-4, 1, 48)[:, None]
+    weight[3, 32:64] = 0
+    weight[4, :32] = weight[4, 0]
+    quantize = llama._lib.ggml_quantize_chunk
+    quantize.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 3, ctypes.c_void_p]
+    quantize.restype = ctypes.c_size_t
+    packed = np.zeros((48, 3 * 18), np.uint8)
+    source = np.ascontiguousarray(weight.numpy())
+    kind = GGMLQuantizationType.IQ4_NL
+    assert quantize(int(kind), source.ctypes.data, packed.ctypes.data, 0, 48, 96, None) == packed.nbytes
+    theirs, ours = dequantize(packed, kind), iq4_nl(weight).numpy()
+    same = (theirs == ours).reshape(48, 3, 32).all(2)
+    assert same.mean() > 0.98
+    np.testing.assert_allclose(ours, theirs, atol=0.1 * np.abs(source).max(1).min(), rtol=0.2)
+
+
+def test_scales_that_are_kept_serve_weights_that_hardly_moved() -> None:
+    torch.manual_seed(0)
+    weight, kept = torch.randn(8, 64), ROUNDINGS["iq4_nl"]()
+    assert torch.equal(kept(weight), iq4_nl(weight))
+    moved = weight + 1e-3 * torch.randn(8, 64)
+    assert (kept(moved) - iq4_nl(moved)).square().mean() < 0.1 * (iq4_nl(moved) - moved).square().mean()
+    for _ in range(FRESH - 2):
+        kept(moved)
+    assert torch.equal(kept(3 * weight), iq4_nl(3 * weight)), "searched anew"
 
 
 def rounded_model() -> torch.nn.Module:

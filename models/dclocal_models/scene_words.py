@@ -22,7 +22,7 @@ SIDES = (("left", "right"), ("above", "below"))
 REACH = 2 / 3
 """A thing's centre this far from the picture's middle is at its border: the largest things never come nearer."""
 SHARPNESS = 8.0
-"""How soon a side is said: at 0.3 of half the picture nine times as loudly as the other."""
+"""How soon a side is said: at 0.3 of half the picture eleven times as loudly as the other."""
 BLOCK = 2
 
 

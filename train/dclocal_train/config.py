@@ -34,7 +34,8 @@ class DataConfig:
 class LoraSettings:
     """LoRA on the language model's named linear layers; peft's meaning of rank, alpha and dropout.
 
-    `rounded`: the quantization that the merged matrices will have ("q4_0"), to be trained against (`fake_quant`).
+    `rounded`: the quantization that the merged matrices will have ("q4_0" or "iq4_nl"), to be trained
+    against (`fake_quant`).
     """
 
     rank: int
@@ -46,7 +47,7 @@ class LoraSettings:
 
     def __post_init__(self) -> None:
         if self.rounded is not None:
-            _one_of("lora: rounded", self.rounded, ("q4_0",))
+            _one_of("lora: rounded", self.rounded, ("q4_0", "iq4_nl"))
             if self.dropout:
                 raise RecipeError("lora has dropout and is rounded", "weights that are rounded are merged: drop one")
 

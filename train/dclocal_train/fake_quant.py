@@ -1,4 +1,5 @@
-"""Training against the four bits that will run: llama.cpp's Q4_0 in the forward pass, as it were not there backwards.
+"""Training against the four bits that will run: llama.cpp's Q4_0 or IQ4_NL in the forward pass, as it were not there
+backwards.
 
 A LoRA layer's matrix W + scale·B·A is rounded as the export will round it; the gradient goes through the rounding as
 it is (straight-through estimator, Bengio et al. 2013), so that the adapter settles where rounding costs least.
@@ -6,6 +7,7 @@ it is (straight-through estimator, Bengio et al. 2013), so that the adapter sett
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +15,13 @@ from torch import Tensor
 from torch.nn import functional
 
 BLOCK = 32
+LEVELS = torch.tensor([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], dtype=torch.float32)
+"""IQ4_NL's values, of which each weight is one, times its block's scale."""
+NEAREST = LEVELS[torch.bucketize(torch.arange(-256, 256) / 2, (LEVELS[1:] + LEVELS[:-1]) / 2, right=True)]
+"""The level nearest to each half from −128 on: where one level ends and the next begins is a half."""
+TRIES = 7
+FRESH = 50
+"""Steps for which IQ4_NL's scales are kept: searching them costs more than all the rest."""
 
 
 def q4_0(weight: Tensor) -> Tensor:
@@ -26,20 +35,68 @@ def q4_0(weight: Tensor) -> Tensor:
     return (whole * scale.half().float()).flatten(1)
 
 
+def iq4_nl(weight: Tensor, scale: Tensor | None = None) -> Tensor:
+    """The values that llama.cpp's IQ4_NL makes of a matrix `[outputs, inputs]`: the nearest of LEVELS, in the `scale`
+    of their block (`iq4_nl_scale`, by default that of the matrix)."""
+    scale = iq4_nl_scale(weight) if scale is None else scale
+    blocks = weight.float().unflatten(1, (-1, BLOCK))
+    return (_nearest(blocks * torch.where(scale == 0, 0, 1 / scale)) * scale.half().float()).flatten(1)
+
+
+def iq4_nl_scale(weight: Tensor) -> Tensor:
+    """Each block's scale, `[outputs, blocks, 1]`: of those that bring the largest value to the first of LEVELS or near
+    it, or to its opposite, the one whose best fit leaves the least error, values weighed by their squares."""
+    blocks = weight.float().unflatten(1, (-1, BLOCK))
+    largest = blocks.gather(2, blocks.abs().argmax(2, keepdim=True))
+    weighed = blocks.square()
+    scale, best = torch.zeros_like(largest), torch.zeros_like(largest)
+    for reach in (-LEVELS[0], *(LEVELS[0] + shift for shift in range(-TRIES, TRIES + 1))):
+        steps = reach / largest
+        values = _nearest(blocks * torch.where(largest == 0, 0, steps))
+        along = (weighed * values * blocks).sum(2, keepdim=True)
+        energy = (weighed * values.square()).sum(2, keepdim=True).clamp(min=1e-30)
+        better = along.square() > best * energy
+        scale = torch.where(better, along / energy, scale)
+        best = torch.where(better, along.square() / energy, best)
+    return scale
+
+
+def _nearest(scaled: Tensor) -> Tensor:
+    halves = (scaled * 2 + 256).clamp_(0, len(NEAREST) - 1).int()
+    return NEAREST.index_select(0, halves.flatten()).view_as(scaled)
+
+
 class Rounded(torch.autograd.Function):
-    """`q4_0`, through which gradients pass unchanged."""
+    """A matrix as its rounded values, through which gradients pass unchanged."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor) -> Tensor:
-        return q4_0(weight)
+    def forward(ctx: Any, weight: Tensor, rounded: Callable[[Tensor], Tensor]) -> Tensor:
+        return rounded(weight)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
 
 
-def round_lora(model: torch.nn.Module) -> None:
-    """Make every LoRA layer of `model` run on its rounded, merged matrix.
+class _Iq4Nl:
+    """`iq4_nl` of a matrix that moves slowly: its scales are searched anew every FRESH times."""
+
+    def __init__(self) -> None:
+        self.scale, self.times = torch.empty(0), 0
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        if self.times % FRESH == 0:
+            self.scale = iq4_nl_scale(weight)
+        self.times += 1
+        return iq4_nl(weight, self.scale)
+
+
+ROUNDINGS: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {"q4_0": lambda: q4_0, "iq4_nl": _Iq4Nl}
+"""How a LoRA layer's matrix is rounded, by the quantization's name; one made for each layer."""
+
+
+def round_lora(model: torch.nn.Module, quantization: str) -> None:
+    """Make every LoRA layer of `model` run on its rounded, merged matrix; `quantization` is a name in ROUNDINGS.
 
     Dropout of the adapter has no place here: raises ValueError where there is some.
     """
@@ -49,18 +106,18 @@ def round_lora(model: torch.nn.Module) -> None:
         (adapter,) = layer.active_adapters
         if not isinstance(layer.lora_dropout[adapter], torch.nn.Identity):
             raise ValueError("weights that are rounded are merged, so LoRA can have no dropout")
-        layer.forward = _Merged(layer, adapter)  # type: ignore[method-assign]
+        layer.forward = _Merged(layer, adapter, ROUNDINGS[quantization]())  # type: ignore[method-assign]
 
 
 class _Merged:
     """The forward pass of a LoRA layer on W + scale·B·A, rounded."""
 
-    def __init__(self, layer: Any, adapter: str):
-        self.layer, self.adapter = layer, adapter
+    def __init__(self, layer: Any, adapter: str, rounded: Callable[[Tensor], Tensor]):
+        self.layer, self.adapter, self.rounded = layer, adapter, rounded
 
     def __call__(self, x: Tensor) -> Tensor:
         layer, adapter = self.layer, self.adapter
         with torch.autocast(x.device.type, enabled=False):
             change = layer.lora_B[adapter].weight @ layer.lora_A[adapter].weight
-            merged = Rounded.apply(layer.base_layer.weight + layer.scaling[adapter] * change)
+            merged = Rounded.apply(layer.base_layer.weight + layer.scaling[adapter] * change, self.rounded)
         return functional.linear(x, merged.to(x.dtype), layer.base_layer.bias)

@@ -33,7 +33,7 @@ def prepare_stage(model: DenseConnectorModel, stage: StageConfig) -> None:
         if not hasattr(model.llm, "peft_config"):
             add_lora(model, stage.lora)
         if stage.lora.rounded is not None:
-            round_lora(model.llm)
+            round_lora(model.llm, stage.lora.rounded)
         for name, parameter in model.llm.named_parameters():
             parameter.requires_grad_(".lora_" in name)
     for parameter in trained(model):

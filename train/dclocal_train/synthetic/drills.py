@@ -18,6 +18,8 @@ from dclocal_train.synthetic.scenes import Scene
 
 KINDS = ("pair", "many", "counting")
 MOST_TURNS, MOST_RELATIONS, MOST_NAMES = 22, 10, 4
+WAYS = 3
+"""In which a pair is asked about, at most."""
 
 
 def drill(scene: Scene, drawn: Concepts, random_source: random.Random) -> list[Turn]:
@@ -40,7 +42,8 @@ def drill(scene: Scene, drawn: Concepts, random_source: random.Random) -> list[T
     turns.append((random_source.choice(COUNTING).format("objects"), str(len(scene.objects))))
     alone = [placed for placed in scene.objects if counts[placed.name] == 1]
     pairs = [(one, other) for one in alone for other in alone if one is not other and relation(one, other)]
-    for pair in random_source.sample(pairs, min(MOST_RELATIONS, len(pairs))):
+    random_source.shuffle(pairs)
+    for pair in (pairs * WAYS)[:MOST_RELATIONS]:
         turns.append(relation_turn(*pair, random_source))
     for placed in alone[:2]:
         if place := place_of(placed, scene):
