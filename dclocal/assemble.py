@@ -36,10 +36,14 @@ def assemble(parts: Path, sources: Mapping[str, Path], out: Path, progress: Prog
     """
     description = read_parts(parts)
     weights = load_weights(parts / WEIGHTS_FILE)
-    lora = {name.removeprefix(LORA_PREFIX): array for name, array in weights.items() if name.startswith(LORA_PREFIX)}
     build_vision(parts / GRAPH_FILE, vision_weights(weights, sources), out / VISION_FILE, progress)
     build_llm(
-        sources["llm"], lora, description["lora_scale"], description["llm_quantization"], out / LLM_FILE, progress
+        sources["llm"],
+        lora_matrices(weights),
+        description["lora_scale"],
+        description["llm_quantization"],
+        out / LLM_FILE,
+        progress,
     )
     for name in (PARITY_FILE, CARD_FILE):
         shutil.copyfile(parts / name, out / name)
@@ -61,6 +65,11 @@ def read_parts(parts: Path) -> dict[str, Any]:
         if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != sha256:
             raise BundleError(f"{file} is missing or not the file that {PARTS_FILE} lists", "install dclocal again")
     return description
+
+
+def lora_matrices(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """LoRA's matrices among the shipped weights, as `merge_lora` takes them."""
+    return {name.removeprefix(LORA_PREFIX): array for name, array in weights.items() if name.startswith(LORA_PREFIX)}
 
 
 def vision_weights(weights: Mapping[str, np.ndarray], sources: Mapping[str, Path]) -> dict[str, np.ndarray]:

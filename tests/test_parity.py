@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dclocal.assemble import GRAPH_FILE, LORA_PREFIX, WEIGHTS_FILE, fill_graph, load_weights, vision_weights
+from dclocal.assemble import (
+    GRAPH_FILE,
+    WEIGHTS_FILE,
+    fill_graph,
+    load_weights,
+    lora_matrices,
+    read_parts,
+    vision_weights,
+)
 from dclocal.bundle import Bundle
 from dclocal.evaluate import easy_vqa_items
 from dclocal.gguf_merge import merge_lora
@@ -73,9 +81,7 @@ def test_language_models_agree(
     with torch.no_grad():
         expected = model.base_llm(torch.tensor([ids])).logits[0, -1].numpy()
     parts = parts_folder("dc-tiny")
-    scale = json.loads((parts / "parts.json").read_text())["lora_scale"]
-    weights = load_weights(parts / WEIGHTS_FILE)
-    lora = {name.removeprefix(LORA_PREFIX): array for name, array in weights.items() if name.startswith(LORA_PREFIX)}
+    lora, scale = lora_matrices(load_weights(parts / WEIGHTS_FILE)), read_parts(parts)["lora_scale"]
     merge_lora(sources["llm"], lora, scale, tmp_path / "f16.gguf", lambda done, total: None)
     for file, least in ((tmp_path / "f16.gguf", 0.9999), (bundle.llm_path, 0.9)):
         with LLM(file, n_ctx=256) as llm:

@@ -11,6 +11,7 @@ from typing import Any
 from dclocal.formats import FORMATS
 from dclocal_models.connectors import ConnectorConfig
 from dclocal_models.vision import VisionConfig
+from dclocal_train.fake_quant import ROUNDINGS
 from dclocal_train.typed_yaml import RecipeError as RecipeError
 from dclocal_train.typed_yaml import build, read_yaml, set_key
 
@@ -47,7 +48,7 @@ class LoraSettings:
 
     def __post_init__(self) -> None:
         if self.rounded is not None:
-            _one_of("lora: rounded", self.rounded, ("q4_0", "iq4_nl"))
+            _one_of("lora: rounded", self.rounded, tuple(ROUNDINGS))
             if self.dropout:
                 raise RecipeError("lora has dropout and is rounded", "weights that are rounded are merged: drop one")
 

@@ -27,8 +27,7 @@ FRESH = 50
 def q4_0(weight: Tensor) -> Tensor:
     """The values that llama.cpp's Q4_0 makes of a matrix `[outputs, inputs]`, whose rows are multiples of BLOCK: one
     scale for each BLOCK, in float16, by which its largest value, whatever its sign, becomes −8 of −8 to 7."""
-    blocks = weight.float().unflatten(1, (-1, BLOCK))
-    largest = blocks.gather(2, blocks.abs().argmax(2, keepdim=True))
+    blocks, largest = _in_blocks(weight)
     scale = largest / -8
     steps = torch.where(scale == 0, 0, 1 / scale)
     whole = (blocks * steps + 8.5).trunc_().clamp_(max=15) - 8
@@ -46,8 +45,7 @@ def iq4_nl(weight: Tensor, scale: Tensor | None = None) -> Tensor:
 def iq4_nl_scale(weight: Tensor) -> Tensor:
     """Each block's scale, `[outputs, blocks, 1]`: of those that bring the largest value to the first of LEVELS or near
     it, or to its opposite, the one whose best fit leaves the least error, values weighed by their squares."""
-    blocks = weight.float().unflatten(1, (-1, BLOCK))
-    largest = blocks.gather(2, blocks.abs().argmax(2, keepdim=True))
+    blocks, largest = _in_blocks(weight)
     weighed = blocks.square()
     scale, best = torch.zeros_like(largest), torch.zeros_like(largest)
     for reach in (-LEVELS[0], *(LEVELS[0] + shift for shift in range(-TRIES, TRIES + 1))):
@@ -61,9 +59,15 @@ def iq4_nl_scale(weight: Tensor) -> Tensor:
     return scale
 
 
+def _in_blocks(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """`[outputs, blocks, BLOCK]`, and of each block the value that is largest whatever its sign."""
+    blocks = weight.float().unflatten(1, (-1, BLOCK))
+    return blocks, blocks.gather(2, blocks.abs().argmax(2, keepdim=True))
+
+
 def _nearest(scaled: Tensor) -> Tensor:
     halves = (scaled * 2 + 256).clamp_(0, len(NEAREST) - 1).int()
-    return NEAREST.index_select(0, halves.flatten()).view_as(scaled)
+    return NEAREST.to(scaled.device).index_select(0, halves.flatten()).view_as(scaled)
 
 
 class Rounded(torch.autograd.Function):
