@@ -273,6 +273,8 @@ def test_the_graph_says_the_same_words(tmp_path: Path) -> None:
     nodes = onnx.load(tmp_path / "int8.onnx").graph.node
     assert any(node.op_type == "MatMulInteger" for node in nodes)
     assert not any(node.op_type == "MatMulInteger" and "_words" in node.name for node in nodes)
+    rounded = [node.name for node in nodes if node.op_type == "MatMulInteger" and "connector" in node.name]
+    assert rounded and all("projector" in name for name in rounded), "whatever the nodes are called"
 
 
 def with_words(monkeypatch: pytest.MonkeyPatch, lexicon: tuple[str, ...]) -> SimpleNamespace:
