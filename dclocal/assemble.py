@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 PARTS_FILE, GRAPH_FILE, WEIGHTS_FILE, CARD_FILE = "parts.json", "vision_graph.onnx", "weights.safetensors", "README.md"
 VIT_PREFIX, LORA_PREFIX = "vision.vit.tower.", "lora."
-TOKENS, NAMES_OF_TOKENS = "connector.text_words.tokens", "connector.text_words.names"
-WORDS = "_words/"
-"""In the names of nodes that tell what words visual tokens say: with eight bits, some would say others."""
+TOKENS, NAMES = ".tokens", ".names"
+"""How the names of weights end that hold words as tokens of the language model, and their embeddings."""
+WORDS, PRODUCT = "_words/", "/connector/MatMul"
+"""In the names of nodes of the modules that tell words, and how a product is called that the connector itself makes."""
 Progress = Callable[[str, int, int], None]
 
 
@@ -75,18 +76,35 @@ def lora_matrices(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def vision_weights(weights: Mapping[str, np.ndarray], sources: Mapping[str, Path]) -> dict[str, np.ndarray]:
     """All weights of the vision graph by name: the shipped ones over the vision transformer's, and the embeddings of
     words that are tokens of the language model out of that.  `sources` as of `assemble`."""
-    from dclocal.gguf_merge import token_embeddings
     from dclocal.vit_onnx import read_vit_weights
 
     filled = {f"{VIT_PREFIX}{name}": array for name, array in read_vit_weights(sources["vision"]).items()}
     filled |= {name: array for name, array in weights.items() if not name.startswith(LORA_PREFIX)}
-    if TOKENS in filled:
-        filled[NAMES_OF_TOKENS] = token_embeddings(sources["llm"])[filled[TOKENS]]
-    return filled
+    return filled | word_embeddings(weights, sources["llm"])
+
+
+def word_embeddings(weights: Mapping[str, np.ndarray], llm: Path) -> dict[str, np.ndarray]:
+    """The embeddings of the words that `weights` hold as tokens: one each `[words]`, or names `[names, NAME_TOKENS]`.
+
+    They are the language model's own, so they do not ship.
+    """
+    from dclocal.gguf_merge import token_embeddings
+    from dclocal.name_table import name_table
+
+    spoken = {name: tokens for name, tokens in weights.items() if name.endswith(TOKENS)}
+    if not spoken:
+        return {}
+    embeddings = token_embeddings(llm)
+    return {
+        name.removesuffix(TOKENS) + NAMES: embeddings[tokens] if tokens.ndim == 1 else name_table(tokens, embeddings)
+        for name, tokens in spoken.items()
+    }
 
 
 def build_vision(graph: Path, weights: Mapping[str, np.ndarray], out: Path, progress: Progress) -> None:
     """Fill the shipped graph and quantize its matrix products to int8, weights per channel."""
+    import onnx
+
     progress("building the vision graph", 0, 3)
     full = out.with_suffix(".fp32.onnx")
     fill_graph(graph, weights, full)
@@ -97,6 +115,7 @@ def build_vision(graph: Path, weights: Mapping[str, np.ndarray], out: Path, prog
     progress("building the vision graph", 2, 3)
     quantize_vision(folded, out)
     folded.unlink()
+    save_apart(onnx.load(out), out)
     progress("building the vision graph", 3, 3)
 
 
@@ -133,9 +152,35 @@ def fold_constants(source: Path, out: Path) -> None:
     onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
 
 
+def data_name(graph: Path) -> str:
+    """The name of the file beside a graph that holds its weights."""
+    return f"{graph.name}.data"
+
+
+def save_apart(model: Any, out: Path) -> None:
+    """Write a graph, its weights in a file beside it: ONNX Runtime maps that into memory, where it reads and copies
+    what stands in the graph itself."""
+    import onnx
+
+    out.unlink(missing_ok=True)
+    onnx.save(model, out, save_as_external_data=True, location=data_name(out))
+    weights = out.with_name(data_name(out))
+    if weights.exists():
+        weights.chmod(out.stat().st_mode)  # onnx lets nobody else read it
+
+
+def tells_words(node: str) -> bool:
+    """Whether this node of the graph tells what words visual tokens say: with eight bits, some would say others.
+
+    A node's name follows the module whose `forward` is called.  The classifiers' other methods are called by the
+    connector, which has no products of its own but theirs.
+    """
+    return WORDS in node or node.startswith(PRODUCT)
+
+
 def quantize_vision(source: Path, out: Path) -> None:
     """Dynamic int8 of the matrix products with constant weights, per channel; convolutions stay float32, and so does
-    what tells words (`WORDS`)."""
+    what tells words."""
     import logging
 
     import onnx
@@ -147,7 +192,7 @@ def quantize_vision(source: Path, out: Path) -> None:
             source,
             out,
             op_types_to_quantize=["MatMul"],
-            nodes_to_exclude=[node.name for node in onnx.load(source).graph.node if WORDS in node.name],
+            nodes_to_exclude=[node.name for node in onnx.load(source).graph.node if tells_words(node.name)],
             per_channel=True,
             weight_type=QuantType.QInt8,
         )

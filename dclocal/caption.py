@@ -1,7 +1,7 @@
 """Many pictures and videos, one line of JSON each: found in a fixed order, written as they are answered, resumable.
 
-The next file is decoded in a thread while the language model answers about this one, and encoded too where there are
-cores for both: on two, encoding beside answering took a sixth longer than one after the other.
+The next file is decoded and encoded in a thread while the language model answers about those before it, each with
+threads of its own; answers are generated many at once (`together`).
 """
 
 from __future__ import annotations
@@ -11,26 +11,23 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dclocal.chat import Answered, Attachment, ChatSession
+from dclocal.chat import Attachment, ChatSession
 from dclocal.errors import UserError
 from dclocal.frames import VideoRequest, attach_video
 from dclocal.images import image_key, load_image, printable
 from dclocal.machine import usable_cores
 from dclocal.picture import encode_picture
 from dclocal.prefetch import prefetch
+from dclocal.together import Line, Ready, Together, reason_of
 from dclocal.video import VideoReader
 
 if TYPE_CHECKING:
-    import numpy as np
+    pass
 
-    from dclocal.chat_events import Vision
-
-CORES_FOR_BOTH = 3
 IMAGE_SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".jpe", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".avif", ".mpo"]
 )
@@ -38,17 +35,6 @@ VIDEO_SUFFIXES = frozenset(
     [".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".asf", ".ogv", ".3gp"]
 )
 KINDS = {**dict.fromkeys(IMAGE_SUFFIXES, "image"), **dict.fromkeys(VIDEO_SUFFIXES, "video")}
-Line = dict[str, Any]
-
-
-@dataclass(frozen=True, eq=False)
-class Ready:
-    """A file whose embeddings a session of its own holds, or the line that says why not."""
-
-    line: Line
-    session: ChatSession | None
-    attachments: tuple[Attachment, ...]
-    prepare_ms: float
 
 
 def find_media(paths: Sequence[str], recursive: bool) -> list[str]:
@@ -115,40 +101,40 @@ def _path_of(line: bytes) -> str | None:
 
 
 def caption_all(
-    session: ChatSession, paths: Iterable[str], question: str, options: Line, request: VideoRequest
+    session: ChatSession, paths: Iterable[str], question: str, options: Line, request: VideoRequest, spare: int = 0
 ) -> Iterator[Line]:
     """A line for each of `paths`, in order: path, kind, answer and ms, or path, kind and error.
 
-    Close the iterator to stop.
+    While no file is prepared, the language model gets `spare` threads beside its own.  Close the iterator to stop.
     """
-
-    cores: AbstractContextManager[Any] = nullcontext() if usable_cores() >= CORES_FOR_BOTH else threading.Lock()
-    shared = ChatSession(session.bundle, _InTurn(session.vision, cores), session.llm, session.system)
+    preparing = threading.Event()
 
     def ready(stop: Callable[[], bool]) -> Iterator[Ready]:
         for path in paths:
             if stop():
                 return
-            yield prepare(shared, path, question, options.get("max_tokens"), request, stop)
+            preparing.set()
+            item = prepare(session, path, question, options.get("max_tokens"), request, stop)
+            preparing.clear()
+            yield item
 
-    with closing(prefetch(ready, depth=1)) as items:  # type: ignore[type-var]
+    own = getattr(session.llm, "threads", 0)
+    threads = (lambda: own + (0 if preparing.is_set() else spare)) if own and spare else None
+    with (
+        closing(Together(session.llm, question, options, threads)) as answers,
+        closing(prefetch(ready, depth=1)) as items,  # type: ignore[type-var]
+    ):
         for item in items:
-            with cores:
-                line = _answer(item, question, options)
-            yield line
+            yield from answers.add(item)
+        yield from answers.rest()
 
 
-@dataclass(frozen=True)
-class _InTurn:
-    """A vision encoder that works while nobody else has the cores."""
-
-    vision: Vision
-    cores: AbstractContextManager[Any]
-
-    def encode(self, pixels: np.ndarray) -> np.ndarray:
-        """As the encoder's own."""
-        with self.cores:
-            return self.vision.encode(pixels)
+def threads_beside() -> tuple[int, int]:
+    """Of this machine's cores, how many threads encoder and language model get when they work at the same time, and
+    how many more the language model may have while no file is prepared."""
+    cores = usable_cores()
+    each = max(1, cores // 2)
+    return each, cores - each
 
 
 def prepare(
@@ -174,7 +160,7 @@ def prepare(
             attachments = (_attach_image(own, path),)
             line["kind"] = "image"
     except Exception as error:  # one bad file must not end a night's work
-        return Ready({**line, "error": _reason(error)}, None, (), 0.0)
+        return Ready({**line, "error": reason_of(error)}, None, (), 0.0)
     return Ready(line, own, attachments, 1000 * (time.perf_counter() - started))
 
 
@@ -183,30 +169,3 @@ def _attach_image(session: ChatSession, path: str) -> Attachment:
     image = load_image(path)
     embeds = encode_picture(image, bundle.manifest.vision, session.vision.encode, bundle.read_newline())
     return session.attach_embeds(image_key(image), embeds, encode_ms=1000 * (time.perf_counter() - started))
-
-
-def _answer(item: Ready, question: str, options: Line) -> Line:
-    """The line with its answer; `ms` counts preparing and answering, `answer_ms` the language model alone."""
-    if item.session is None:
-        return item.line
-    started = time.perf_counter()
-    answered: Answered | None = None
-    try:
-        for event in item.session.ask(question, item.attachments, **options):
-            answered = event if isinstance(event, Answered) else answered
-    except Exception as error:  # as above
-        return {**item.line, "error": _reason(error)}
-    assert answered is not None  # the session's last event
-    answer_ms = 1000 * (time.perf_counter() - started)
-    return {
-        **item.line,
-        "answer": answered.answer,
-        "ms": round(item.prepare_ms + answer_ms, 1),
-        "answer_ms": round(answer_ms, 1),
-        "image_tokens": answered.stats.image_tokens,
-        "answer_tokens": answered.stats.answer_tokens,
-    }
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

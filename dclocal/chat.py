@@ -56,8 +56,7 @@ class ChatSession:
         self, bundle: Model, vision: Vision, llm: LanguageModel, system: str = "", memory: PictureMemory | None = None
     ):
         self.bundle, self.vision, self.llm, self._memory = bundle, vision, llm, memory
-        self._newline = bundle.read_newline()
-        self.system = system
+        self._newline, self.system = bundle.read_newline(), system
         self._numbers: dict[str, int] = {}
         self._images: dict[str, Image] = {}
         self._embeds: dict[str, np.ndarray] = {}
@@ -80,11 +79,11 @@ class ChatSession:
         """Forget what was said; attached images keep their numbers and embeddings."""
         self.turns = ()
 
-    def attach(self, image: Image) -> Attachment:
-        """Make an image known; the same content keeps its number."""
+    def attach(self, image: Image, key: str = "") -> Attachment:
+        """Make an image known, by its `image_key` where that was made; the same content keeps its number."""
         from dclocal.images import image_key
 
-        key = image_key(image)
+        key = key or image_key(image)
         self._images.setdefault(key, image)
         return self._numbered(key)
 
@@ -103,6 +102,10 @@ class ChatSession:
         if not any(attachment.key in turn.question.images for turn in self.turns):
             for known in (self._images, self._embeds, self._encode_ms, self._labels):
                 known.pop(attachment.key, None)
+
+    def needed_tokens(self, text: str, images: Sequence[Attachment]) -> int:
+        """How many tokens a question adds whose pictures are encoded, up to where its answer starts."""
+        return sum(map(len, self._new_segments(Message("user", text.strip(), tuple(each.key for each in images)))))
 
     def _numbered(self, key: str) -> Attachment:
         return Attachment(self._numbers.setdefault(key, len(self._numbers) + 1), key)
@@ -195,13 +198,12 @@ class ChatSession:
         ready = yield from self._prefill(segments, stopped)
         if ready is None:
             return
-        manifest = self.bundle.manifest
-        sampling = manifest.sampling
+        sampling = self.bundle.manifest.sampling
         if options.temperature is not None:
             sampling = dataclasses.replace(sampling, temperature=options.temperature)
         limit = min(options.max_tokens or sampling.max_tokens, self.llm.n_ctx - ready.prompt_tokens)
         answer, cancelled = GuardedAnswer(turn.answer, len(turn.ids)), False
-        stop = (manifest.prompt.answer_end,)
+        stop = (self.bundle.manifest.prompt.answer_end,)
         try:
             for piece in self.llm.generate(sampling, seed=options.seed, max_tokens=limit, stop=stop):
                 if text := answer.add(piece, len(turn.ids) + len(self.llm.last_tokens)):

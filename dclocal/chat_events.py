@@ -32,9 +32,10 @@ class LanguageModel(Protocol):
     """What a session needs of `llm.LLM`."""
 
     n_ctx: int
-    cells: list[Cell]
     last_tokens: list[int]
 
+    @property
+    def cells(self) -> list[Cell]: ...
     def tokenize(self, text: str, parse_special: bool) -> list[int]: ...
     def prefill(self, segments: Sequence[Segment]) -> Prefill: ...
     def generate(

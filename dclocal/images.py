@@ -86,7 +86,7 @@ def to_pixels(images: Sequence[Image.Image], spec: ImageSpec) -> np.ndarray:
     pixels = np.empty((len(images), 3, spec.size, spec.size), np.float32)
     for index, image in enumerate(images):
         if spec.fit == "pad":
-            image = _pad_to_square(image, spec.mean)
+            image = _pad_to_square(image, spec.mean, spec.size)
         if image.size != (spec.size, spec.size):
             image = image.resize((spec.size, spec.size), Image.Resampling.BICUBIC)
         values = np.asarray(image, np.float32) / np.float32(255)
@@ -211,7 +211,9 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey).convert("RGB")
 
 
-def _pad_to_square(image: Image.Image, mean: Sequence[float]) -> Image.Image:
+def _pad_to_square(image: Image.Image, mean: Sequence[float], size: int) -> Image.Image:
+    """The picture in the middle of a square, which is to be resized to `size`.  A wide one has that width already:
+    Pillow resizes rows first, so that the rows above and below need not take part, and the result is the same."""
     width, height = image.size
     side = max(width, height)
     if width == height:
@@ -220,7 +222,11 @@ def _pad_to_square(image: Image.Image, mean: Sequence[float]) -> Image.Image:
         scale = MAX_SQUARE / side
         width, height = max(1, round(width * scale)), max(1, round(height * scale))
         image, side = image.resize((width, height), Image.Resampling.BICUBIC), MAX_SQUARE
+    across = side
+    if width == side:
+        image = image.resize((size, height), Image.Resampling.BICUBIC)
+        across = width = size
     red, green, blue = (int(channel * 255) for channel in mean)
-    square = Image.new("RGB", (side, side), (red, green, blue))
-    square.paste(image, ((side - width) // 2, (side - height) // 2))
+    square = Image.new("RGB", (across, side), (red, green, blue))
+    square.paste(image, ((across - width) // 2, (side - height) // 2))
     return square

@@ -21,17 +21,19 @@ SEQUENCE = 0
 
 
 class Context:
-    """One sequence of a model's cells.
+    """One sequence of a model's cells, or several apart from each other.
 
-    `pointer` and `memory` are llama.cpp's, and change when the context grows; `n_ctx` is the limit, 0 the model's
-    own.  `on_tensor` is llama.cpp's callback on every tensor.  Raises BundleError where there is not the memory.
+    `pointer` and `memory` are llama.cpp's, and change when the context grows; `n_ctx` is the limit of a sequence, 0 the
+    model's own.  One sequence's memory grows as it is needed, that of several is there from the start.  `on_tensor` is
+    llama.cpp's callback on every tensor.  Raises BundleError where there is not the memory.
     """
 
-    def __init__(self, model: Any, path: Path, n_ctx: int, threads: int, on_tensor: Any = None):
+    def __init__(self, model: Any, path: Path, n_ctx: int, threads: int, on_tensor: Any = None, *, sequences: int = 1):
         self._model, self._path, self._threads, self._on_tensor = model, path, threads, on_tensor
+        self._sequences = sequences
         self.n_ctx = n_ctx or llama.llama_model_n_ctx_train(model)
         self.pointer: Any = None
-        self._make(min(FIRST_ROOM, self.n_ctx))
+        self._make(min(FIRST_ROOM, self.n_ctx) if sequences == 1 else self.n_ctx)
 
     @property
     def memory(self) -> Any:
@@ -39,7 +41,7 @@ class Context:
         return llama.llama_get_memory(self.pointer)
 
     def make_room(self, cells: int) -> bool:
-        """See to it that this many cells fit, which must be at most `n_ctx`; whether the context was made anew.
+        """See to it that this many cells of a sequence fit, at most `n_ctx`; whether the context was made anew.
 
         The cells it holds move; the logits of the last evaluation do not.
         """
@@ -50,6 +52,11 @@ class Context:
         llama.llama_free(old)
         self.restore(held)
         return True
+
+    def use_threads(self, threads: int) -> None:
+        """Evaluate with so many from now on."""
+        self._threads = threads
+        llama.llama_set_n_threads(self.pointer, threads, threads)
 
     def state(self) -> bytes:
         """All cells with what was evaluated in them, for `restore` on the same model."""
@@ -73,7 +80,8 @@ class Context:
 
     def _make(self, room: int) -> None:
         params = llama.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch = room, BATCH, BATCH
+        params.n_ctx, params.n_batch, params.n_ubatch = room * self._sequences, BATCH, BATCH
+        params.n_seq_max, params.kv_unified = self._sequences, False
         params.n_threads = params.n_threads_batch = self._threads
         params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
         params.no_perf = True
@@ -82,5 +90,5 @@ class Context:
         pointer = run_logging(llama.llama_init_from_model, self._model, params)
         if not pointer:
             raise BundleError(f"{self._path}: no context of {room} tokens could be made", "free memory and try again")
-        self.pointer, self._room = pointer, llama.llama_n_ctx(pointer)
+        self.pointer, self._room = pointer, llama.llama_n_ctx_seq(pointer)
         self.batch = min(BATCH, llama.llama_n_batch(pointer))

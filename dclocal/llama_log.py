@@ -1,6 +1,8 @@
 """llama.cpp's own prints, routed to the Python logger "dclocal.llama": nothing of them reaches a terminal.
 
-The errors of the newest call are kept, so that a message can say why a model did not load.
+The errors of the newest call are kept, so that a message can say why a model did not load.  A model tells 1,400 lines
+while it loads, and for each of them waits for Python, which may be busy elsewhere: unless somebody listens, they are
+taken by a function in C, and a call that fails is made again to hear why.
 """
 
 from __future__ import annotations
@@ -9,8 +11,9 @@ import collections
 import ctypes
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import llama_cpp.llama_cpp as llama
@@ -32,7 +35,18 @@ class _Receiver:
         self._level = logging.DEBUG
         LOGGER.addHandler(logging.NullHandler())  # else logging prints warnings where no handler is set
         self.callback = llama.llama_log_callback(self._receive)
+        # A function that takes no arguments and changes nothing, whatever it is handed.
+        self._nobody = ctypes.cast(llama._lib.llama_time_us, llama.llama_log_callback)
         llama.llama_log_set(self.callback, ctypes.c_void_p(0))
+
+    @contextmanager
+    def deaf(self) -> Iterator[None]:
+        """Nothing is received meanwhile."""
+        llama.llama_log_set(self._nobody, ctypes.c_void_p(0))
+        try:
+            yield
+        finally:
+            llama.llama_log_set(self.callback, ctypes.c_void_p(0))
 
     def _receive(self, level: int, text: bytes, _: ctypes.c_void_p) -> None:
         if level != CONTINUED:
@@ -52,10 +66,16 @@ def capture_log() -> _Receiver:
 
 
 def run_logging(function: Callable[..., Result], *arguments: object) -> Result:
-    """Call a function of llama.cpp that logs, in a thread of its own.
+    """Call a function of llama.cpp that logs and gives something false where it fails, in a thread of its own.
 
     Python delivers Ctrl-C to the main thread alone; arriving inside a callback from C it would be lost.
     """
-    capture_log().errors.clear()
+    receiver = capture_log()
+    receiver.errors.clear()
     with ThreadPoolExecutor(1) as pool:
+        if not LOGGER.isEnabledFor(logging.INFO):
+            with receiver.deaf():
+                result = pool.submit(function, *arguments).result()
+            if result:
+                return result
         return pool.submit(function, *arguments).result()

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from dclocal.bundle import Bundle
 from dclocal.errors import BundleError, ImageError, UserError
-from dclocal.images import MAX_FILE_BYTES, load_image
 from dclocal.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from dclocal.chat import ChatSession
-    from dclocal.known_pictures import KnownPictures
     from dclocal.llm import LLM
     from dclocal.vision import VisionEncoder
 
@@ -33,6 +31,8 @@ TORCH = "torch"
 
 def load_images(sources: Sequence[str]) -> list[Image]:
     """Pictures from paths, URLs or, once, standard input ("-")."""
+    from dclocal.images import load_image
+
     if list(sources).count(STANDARD_INPUT) > 1:
         raise ImageError("- is named more than once", "standard input holds one picture")
     return [load_image(_read_standard_input() if source == STANDARD_INPUT else source) for source in sources]
@@ -45,35 +45,46 @@ def open_session(
     threads: int | None = None,
     lora: Sequence[str] = (),
     remember: bool = False,
-    images: Sequence[Image] = (),
+    keys: Sequence[str] = (),
+    llm: Future[LLM] | None = None,
 ) -> ChatSession:
     """A ready session; vision encoder and language model are loaded at the same time.
 
     `lora` chooses adapters as `adapters.choose` reads them, all of the bundle's at their scales where it is empty.
-    With `remember`, pictures are kept on disk and known again (`known_pictures`); if all of `images`, those that are
-    asked about first, are known, the vision encoder is only loaded once another picture needs it.
+    With `remember`, pictures are kept on disk and known again (`known_pictures`); if all of those that are asked about
+    first are known, by their `keys`, the vision encoder is only loaded once another picture needs it.
+    `llm` is what `begin_llm` began with the same adapters and threads.
     """
-    from dclocal.adapters import choose, default_scales
     from dclocal.chat import ChatSession
     from dclocal.known_pictures import PictureMemory, known_pictures
 
-    adapters = bundle.manifest.adapters
-    scales = choose(adapters, lora) if lora else default_scales(adapters)
     known = known_pictures(bundle) if remember else None
     vision = LateVision(bundle, threads)
-    if not (known and images and all(_is_known(known, image) for image in images)):
+    if not (known and keys and all(map(known.knows, keys))):
         vision.load()
     try:
-        llm = open_llm(bundle, scales, threads)
+        opened = llm.result() if llm else open_llm(bundle, _scales(bundle, lora), threads)
     finally:
         vision.wait()
-    return ChatSession(bundle, vision, llm, system, PictureMemory(known, llm) if known else None)
+    return ChatSession(bundle, vision, opened, system, PictureMemory(known, opened) if known else None)
 
 
-def _is_known(known: KnownPictures, image: Image) -> bool:
-    from dclocal.images import image_key
+def begin_llm(bundle: Bundle, *, lora: Sequence[str] = (), threads: int | None = None) -> Future[LLM]:
+    """Begin to load the bundle's language model in the background; see `open_session`."""
+    import dclocal.llm  # noqa: F401  (here, so that the thread need not wait for others' imports)
 
-    return known.knows(image_key(image))
+    scales = _scales(bundle, lora)
+    pool = ThreadPoolExecutor(1)
+    loading = pool.submit(open_llm, bundle, scales, threads)
+    pool.shutdown(wait=False)
+    return loading
+
+
+def _scales(bundle: Bundle, lora: Sequence[str]) -> Mapping[str, float]:
+    from dclocal.adapters import choose, default_scales
+
+    adapters = bundle.manifest.adapters
+    return choose(adapters, lora) if lora else default_scales(adapters)
 
 
 class LateVision:
@@ -150,6 +161,8 @@ def open_checkpoint_session(
 
 
 def _read_standard_input() -> bytes:
+    from dclocal.images import MAX_FILE_BYTES
+
     if sys.stdin.isatty():
         raise ImageError("- reads the picture from standard input, which is a terminal", "pipe a file in: < photo.jpg")
     data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)

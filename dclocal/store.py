@@ -67,6 +67,17 @@ def open_bundle(name: str | None = None, progress: Progress = silent) -> Bundle:
     raise BundleError(f"there is no bundle {name!r}", f"known: {', '.join(known)}; or name a folder")
 
 
+def ready_bundle(name: str | None = None) -> Bundle | None:
+    """What `open_bundle` gives, where that takes no time; None where it is to be built or unpacked, or is damaged."""
+    if name is None or name in EMBEDDED:
+        return _ready(name or DEFAULT, parts_folder(name or DEFAULT))
+    path = bundles_folder() / name if is_plain(name) else Path(os.path.expanduser(name))
+    try:
+        return _read(path) if os.path.isfile(path / MANIFEST) else None
+    except BundleError:
+        return None
+
+
 def pull(name: str, source_dir: Path | None = None, progress: Progress = silent) -> Bundle:
     """The embedded bundle `name`, built unless it is there and made from the parts that ship now.
 

@@ -9,23 +9,28 @@ import pytest
 import torch
 from scipy.special import softmax
 
-from dclocal_models.class_words import SHARPNESS, ClassWords, ThingWords, name_embeddings
+from dclocal.name_table import NAME_PARTS, NAME_TOKENS
+from dclocal_models.class_words import SHARPNESS, ClassWords, ThingWords, Words, name_tokens
 from dclocal_models.embedded import class_names
 from dclocal_train.imprint import GRID, NOTHING, imprint_tensors, join_imprints
+
+
+def with_state(module: Words, **state: torch.Tensor) -> None:
+    module.load_state_dict({**module.state_dict(), **state})
 
 
 @pytest.fixture
 def words() -> ClassWords:
     torch.manual_seed(0)
     module = ClassWords(width=16, classes=10, n_embd=8)
-    state = {"weight": torch.randn(10, 16), "bias": torch.randn(10), "names": torch.randn(10, 8)}
-    module.load_state_dict({**state, "gain": torch.tensor([0.7, 1.3])})
+    state = {"weight": torch.randn(10, 16), "bias": torch.randn(10), "names": torch.randn(10, NAME_PARTS, 8)}
+    with_state(module, **state, gain=torch.tensor([0.7, 1.3]))
     return module
 
 
 def test_words_are_the_expected_names_of_each_place_and_of_the_whole(words: ClassWords) -> None:
     features = np.random.default_rng(0).random((2, 16, 3, 4), np.float32) * 3
-    weight, bias, names = (tensor.numpy() for tensor in (words.weight, words.bias, words.names))
+    weight, bias, names = (tensor.numpy() for tensor in (words.weight, words.bias, words.names.sum(1)))
     places = torch.from_numpy(features).flatten(2).transpose(1, 2)
     found = words(places).detach().numpy()
     assert found.shape == (2, 12, 8)
@@ -44,15 +49,17 @@ def test_words_of_things_say_the_likeliest_of_all_places_where_nothing_is() -> N
         numbers.random(4, np.float32),
         np.eye(4, 3, dtype=np.float32),
     )
-    state = {key: torch.from_numpy(value) for key, value in (("weight", weight), ("bias", bias), ("names", names))}
-    module.load_state_dict({**state, "gain": torch.tensor([0.5, 2.0])})
+    with_state(module, weight=torch.from_numpy(weight), bias=torch.from_numpy(bias), gain=torch.tensor([0.5, 2.0]))
+    module.names[:, 0] = torch.from_numpy(names)
     features = numbers.random((2, 5, 6), np.float32) * 4
     probabilities = softmax(features @ weight.T + bias, axis=-1)
     whole = np.zeros((2, 1, 4))
     for picture in range(2):
         things = probabilities[picture].mean(0)[:3]
         whole[picture, 0, :3] = things**2 / (things**2).sum() * things.sum()
-    expected = (0.5 * probabilities + 2 * probabilities[..., 3:] * whole) @ names
+    heard = 0.5 * probabilities + 2 * probabilities[..., 3:] * whole
+    squared = heard[..., :3] ** 2
+    expected = squared / squared.sum(-1, keepdims=True) * heard[..., :3].sum(-1, keepdims=True) @ names[:3]
     np.testing.assert_allclose(module(torch.from_numpy(features)).detach().numpy(), expected, atol=1e-5)
 
 
@@ -76,13 +83,22 @@ def test_an_imprinted_class_becomes_the_likeliest_where_it_is_imprinted_and_noth
         assert int(logits.argmax()) == wanted
 
 
-def test_long_names_are_no_louder_than_short_ones() -> None:
-    table = torch.nn.functional.normalize(torch.randn(50, 512), dim=1)
-    found = name_embeddings(
-        ["a", "a b c d"], lambda text: [ord(letter) % 50 for letter in text if letter != " "], table
-    )
-    torch.testing.assert_close(found[0], table[ord("a") % 50])
-    assert 0.8 < float(found[1].norm()) < 1.2
+def test_names_are_said_token_by_token_and_the_rest_no_louder_than_one(words: ClassWords) -> None:
+    table = torch.nn.functional.normalize(torch.randn(50, 8), dim=1)
+    said = ["b", "a b", "a b c d", "", *"efghij"]
+    tokens = name_tokens(said, lambda text: [ord(letter) % 50 for letter in text.strip() if letter != " "])
+    assert tokens.shape == (10, NAME_TOKENS) and tokens[1, :3].tolist() == [ord("a") % 50, ord("b") % 50, -1]
+    words.call(tokens, table)
+    one, two, three, four = (table[ord(letter) % 50] for letter in "abcd")
+    torch.testing.assert_close(words.names[0], torch.stack([two, torch.zeros(8), torch.zeros(8)]))
+    torch.testing.assert_close(words.names[1], torch.stack([one, two, torch.zeros(8)]))
+    torch.testing.assert_close(words.names[2], torch.stack([one, two, (three + four) / 2**0.5]))
+    assert not words.names[3].any(), "an empty name says nothing"
+
+
+def test_names_beyond_what_is_kept_are_cut() -> None:
+    (row,) = name_tokens(["a b c d e f g h i j"], lambda text: range(len(text.split())))
+    assert row.tolist() == list(range(NAME_TOKENS))
 
 
 def test_every_class_has_an_everyday_name() -> None:

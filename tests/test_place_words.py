@@ -11,7 +11,7 @@ import onnx
 import pytest
 import torch
 
-from dclocal.assemble import NAMES_OF_TOKENS, TOKENS, fill_graph, fold_constants, quantize_vision
+from dclocal.assemble import NAMES, fill_graph, fold_constants, quantize_vision, word_embeddings
 from dclocal_export.parts import export_graph, shipped_vision_weights
 from dclocal_models.layers import features_at
 from dclocal_models.place_nets import CountNet, PlaceNet, TextNet
@@ -27,6 +27,8 @@ from tests.test_training import stage
 from tests.tiny import WORDS, tiny_model, tiny_tokenizer
 
 GRID, TOKENS_GRID = (8, 8), (4, 4)
+BLOCKS_GRID = (4, 6)
+"""A grid of visual tokens for counts: blocks of two rows and three columns."""
 LEXICON = ("cat", "cart", "art", "tea", "seat")
 
 
@@ -91,28 +93,45 @@ def test_a_code_names_what_it_cannot_spell() -> None:
 
 
 def count_words(centres: list[tuple[str, float, float]]) -> dict[str, torch.Tensor]:
-    """What the blocks say, `[rows, columns, words]`, by kind; a name is 4 at each thing."""
+    """What the blocks say, `[rows, columns, words]`, by kind; the first part of a name is 0.5 at each thing, the second
+    0.25."""
     torch.manual_seed(0)
-    words = CountWords(3, 2, 32, GRID, TOKENS_GRID)
+    rows, columns = BLOCKS_GRID
+    words = CountWords(3, 2, 32, (8, 12), BLOCKS_GRID)
     words.numbers.copy_(torch.eye(11, 32))
     words.places.copy_(torch.eye(32)[11:17].view(2, 3, 32))
     words.sides.copy_(torch.eye(32)[17:21].view(2, 2, 32))
-    density = density_of([Centre(*each) for each in centres], GRID)[None]
+    density = density_of([Centre(*each) for each in centres], (8, 12))[None]
     kinds = [name for name, _, _ in centres]
-    at = [int(y * 4) * 4 + int(x * 4) for _, x, y in centres]
-    alike = torch.full((1, 16, 16), -20.0)
+    at = [int(y * rows) * columns + int(x * columns) for _, x, y in centres]
+    alike = torch.full((1, rows * columns, rows * columns), -20.0)
     for name, place in zip(kinds, at):
         for other, elsewhere in zip(kinds, at):
             alike[0, place, elsewhere] = 20.0 if name == other else -20.0
     words.net.density = lambda dense, conv_map: density  # type: ignore[method-assign]
     words.net.alike = lambda features: alike  # type: ignore[method-assign]
-    names = torch.zeros(1, 16, 32)
-    names[0, at, 31] = 4.0
-    said = words(names, torch.zeros(1, 64, 3), None, torch.zeros(1, 16, 5)).detach()[0].unflatten(0, TOKENS_GRID)
-    lanes = {"name": said[::2, ::2, 31:], "number": said[::2, 1::2, :11]}
-    lanes |= {"place": said[1::2, ::2, 11:17], "side": said[1::2, 1::2, 17:21]}
+    here = torch.zeros(1, rows * columns, 1)
+    here[0, at] = 1.0
+    names = words.together(here)[:, :, None] * torch.tensor([0.5, 0.25, 0.0])[:, None] * torch.eye(32)[31]
+    said = words(names, torch.zeros(1, 96, 3), None, torch.zeros(1, rows * columns, 5)).detach()[0]
+    told = said.unflatten(0, (rows // 2, columns // 3, 6))
+    lanes = {"name": told[:, :, 0, 31:], "second": told[:, :, 1, 31:], "rest": told[:, :, 2]}
+    lanes |= {"number": told[:, :, 3, :11], "place": told[:, :, 4, 11:17], "side": told[:, :, 5, 17:21]}
     assert sum(lane.abs().sum() for lane in lanes.values()) == pytest.approx(float(said.abs().sum())), "each in its own"
     return lanes
+
+
+def test_blocks_follow_one_another_row_by_row() -> None:
+    words = CountWords(3, 2, 5, (8, 12), BLOCKS_GRID)
+    numbered = torch.arange(24.0).view(1, 24, 1)
+    ordered = words.in_order(numbered)[0, :, 0].int().tolist()
+    assert ordered[:6] == [0, 1, 2, 6, 7, 8] and ordered[6:12] == [3, 4, 5, 9, 10, 11] and ordered[12] == 12
+    assert words.together(numbered)[0, 0, 0] == 0 + 1 + 2 + 6 + 7 + 8
+
+
+def test_what_a_block_says_twice_is_no_longer_than_a_word() -> None:
+    told = count_words([("cat", 0.1, 0.1), ("cat", 0.25, 0.2), ("cat", 0.4, 0.1)])
+    assert told["name"][0, 0] == 1 and told["second"][0, 0] == 0.75
 
 
 def test_each_thing_says_how_many_of_its_kind_there_are() -> None:
@@ -122,7 +141,7 @@ def test_each_thing_says_how_many_of_its_kind_there_are() -> None:
 
 def test_each_name_stays_in_its_block() -> None:
     told = count_words([("cat", 0.125, 0.125), ("dog", 0.875, 0.625)])["name"]
-    assert told[..., 0].tolist() == [[1, 0], [0, 1]]
+    assert told[..., 0].tolist() == [[0.5, 0], [0, 0.5]]
 
 
 def test_each_thing_says_where_it_lies() -> None:
@@ -141,14 +160,14 @@ def test_where_there_is_nothing_nothing_is_said() -> None:
 
 
 def test_tokens_get_the_length_of_those_of_a_text() -> None:
-    words = CountWords(3, 2, 5, GRID, TOKENS_GRID)
+    words = CountWords(3, 2, 5, (8, 12), BLOCKS_GRID)
     words.length.fill_(3.0)
-    torch.testing.assert_close(words.at_length(torch.randn(2, 16, 5)).norm(dim=-1), torch.full((2, 16), 3.0))
+    torch.testing.assert_close(words.at_length(torch.randn(2, 24, 5)).norm(dim=-1), torch.full((2, 24), 3.0))
 
 
 def test_a_grid_of_tokens_without_blocks_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"blocks of 2 by 2 tokens; token_grid is \(3, 4\)"):
-        CountWords(3, 2, 5, (6, 8), (3, 4))
+    with pytest.raises(ValueError, match=r"blocks of 2 by 3 tokens; token_grid is \(4, 4\)"):
+        CountWords(3, 2, 5, GRID, TOKENS_GRID)
 
 
 def random_pictures(count: int, conv_channels: int) -> torch.Tensor:
@@ -240,11 +259,11 @@ def test_networks_of_places_stay_as_they_are() -> None:
     assert model.connector.count_words.gain.requires_grad and model.connector.text_words.gain.requires_grad
 
 
-def test_the_graph_says_the_same_words(tmp_path: Path) -> None:
+def test_the_graph_says_the_same_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX against PyTorch, filled from what ships; the lexicon's embeddings come from the language model."""
-    model = tiny_model("dinov2+efficientnet_lite2", counts=True, texts=3).eval()
-    count, text = model.connector.count_words, model.connector.text_words
-    assert count is not None and text is not None
+    model = tiny_model("dinov2+efficientnet_lite2", counts=True, texts=3, things=4).eval()
+    count, text, thing = model.connector.count_words, model.connector.text_words, model.connector.thing_words
+    assert count is not None and text is not None and thing is not None
     torch.manual_seed(3)
     for buffer in (count.numbers, count.places, count.sides, text.letters):
         buffer.normal_()
@@ -253,19 +272,22 @@ def test_the_graph_says_the_same_words(tmp_path: Path) -> None:
     table = torch.randn(9, text.names.shape[1])
     text.tokens.copy_(torch.tensor([2, 7, 5]))
     text.names.copy_(table[text.tokens])
+    thing.weight.normal_()
+    thing.call(torch.tensor([[2, *[-1] * 7], [3, 4, *[-1] * 6], [5, 6, 7, 8, *[-1] * 4], [-1] * 8]), table)
     for net in (count.net, text.net):
         net.leave.bias.data += 3  # so that there is something to say
     export_graph(model, tmp_path / "empty.onnx")
     shipped = shipped_vision_weights(model)
-    assert NAMES_OF_TOKENS not in shipped
+    assert not any(name.endswith(NAMES) for name in shipped)
     tower = {f"vision.{name}": tensor.numpy() for name, tensor in model.vision.state_dict().items()}
-    weights = {**tower, **shipped, NAMES_OF_TOKENS: table.numpy()[shipped[TOKENS]]}
+    monkeypatch.setattr("dclocal.gguf_merge.token_embeddings", lambda llm: table.numpy())
+    weights = {**tower, **shipped, **word_embeddings(shipped, tmp_path)}
     fill_graph(tmp_path / "empty.onnx", weights, tmp_path / "full.onnx")
     size = model.config.vision.image_size
-    pixels = torch.randn(2, 3, size, size)
+    pixels = torch.randn(3, 3, size, size)  # another number than the export was traced with
     with torch.no_grad():
         expected = model.encode_images(pixels)
-        silent = tiny_model("dinov2+efficientnet_lite2").eval().encode_images(pixels)
+        silent = tiny_model("dinov2+efficientnet_lite2", counts=True, texts=3, things=4).eval().encode_images(pixels)
     assert (expected - silent).abs().max() > 0.1
     np.testing.assert_allclose(run_graph(tmp_path / "full.onnx", pixels.numpy()), expected.numpy(), atol=0.05)
     fold_constants(tmp_path / "full.onnx", tmp_path / "folded.onnx")
@@ -315,7 +337,7 @@ def test_the_lexicon_is_of_single_tokens(tmp_path: Path, monkeypatch: pytest.Mon
     words, table = model.connector.text_words, model.base_llm.get_input_embeddings().weight
     assert words is not None
     assert words.tokens.tolist() == [WORDS.index(word) for word in ("red", "blue", "circle")]
-    assert torch.equal(words.names, table[words.tokens]) and words.codes[0].tolist() == code_of("red")
+    assert torch.equal(words.names, table[words.tokens].half()) and words.codes[0].tolist() == code_of("red")
     assert words.gain.tolist() == [3.0, 3.0]
     with pytest.raises(ValueError, match="3 words are one token each; the model knows 2"):
         fit_text_words(tiny_model(texts=2), tiny_tokenizer(), config, tmp_path, None)
@@ -332,4 +354,4 @@ def test_places_are_said_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert words is not None
     torch.testing.assert_close(words.sides[1, 0], table[WORDS.index("circle")])
     torch.testing.assert_close(words.length[0], table.norm(dim=1).median())
-    assert words.gain.tolist() == [4.0] * 3 and not words.length.requires_grad
+    assert words.gain.tolist() == [4.0] * 4 and not words.length.requires_grad

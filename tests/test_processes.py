@@ -83,11 +83,11 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
-@pytest.mark.parametrize("grouped", [False, True])
-def test_two_processes_train_as_one(recipe: dict[str, Any], tmp_path: Path, grouped: bool) -> None:
+@pytest.mark.parametrize("changes", [{}, {"group_by_length": True, "keep_language": 2.0}])
+def test_two_processes_train_as_one(recipe: dict[str, Any], tmp_path: Path, changes: dict[str, float]) -> None:
     """The same global batch gives the same losses and the same weights, whoever computes which part of it."""
-    one = run(["-m", "dclocal"], recipe, tmp_path / "single", group_by_length=grouped)
-    two = run(TWO, recipe, tmp_path / "double", batch_size=2, group_by_length=grouped)
+    one = run(["-m", "dclocal"], recipe, tmp_path / "single", **changes)
+    two = run(TWO, recipe, tmp_path / "double", batch_size=2, **changes)
     assert [entry["loss"] for entry in two] == pytest.approx([entry["loss"] for entry in one], abs=2e-4)
     assert len(one) == 5 and one[0]["rows_per_s"] > 0
     alone = load_file(tmp_path / "single" / "one" / "trained.safetensors")

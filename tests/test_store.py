@@ -72,8 +72,11 @@ def bundles(home: Path) -> list[str]:
 
 
 def test_pull_builds_once_and_opens(setting: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert store.ready_bundle() is None
     first = store.pull("dc-tiny", setting)
     monkeypatch.setattr("dclocal.assemble.assemble", fail_with(AssertionError("built again")))
+    for name in (None, "dc-tiny", str(first.path)):
+        assert store.ready_bundle(name) == first
     assert store.open_bundle(None).path == first.path == store.open_bundle("dc-tiny").path
     assert store.open_bundle(str(first.path)).manifest == first.manifest
     assert bundles(own_home) == ["dc-tiny"] and len(list(setting.iterdir())) == 2
@@ -187,6 +190,7 @@ def test_odd_names_are_unknown_names(setting: Path) -> None:
     for name in ("a\0b", "x" * 5000, "~nosuchuser/bundle", "/" + "x" * 5000):
         with pytest.raises(BundleError, match="there is no bundle|is not a bundle|is damaged"):
             store.open_bundle(name)
+        assert store.ready_bundle(name) is None
         with pytest.raises(BundleError, match="there is no bundle"):
             store.remove(name)
 
@@ -194,6 +198,7 @@ def test_odd_names_are_unknown_names(setting: Path) -> None:
 def test_damaged_bundles_are_listed_and_removed(setting: Path, own_home: Path) -> None:
     path = store.pull("dc-tiny", setting).path
     (path / "llm.gguf").unlink()
+    assert store.ready_bundle() is None and store.ready_bundle(str(path)) is None
     [(name, found)] = store.installed()
     assert name == "dc-tiny" and isinstance(found, BundleError)
     store.remove("dc-tiny")

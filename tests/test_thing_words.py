@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dclocal.name_table import NAME_TOKENS
 from dclocal_models.class_words import ThingWords
 from dclocal_train.config import ThingWordsConfig
 from dclocal_train.thing_words import FILE, PLACES, Places, _chosen, fit, fit_thing_words, gather
@@ -72,13 +73,17 @@ def test_pixels_are_normalised_as_the_model_takes_them(tmp_path: Path, monkeypat
 def test_words_that_were_trained_before_are_taken_from_their_file(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    state = {"weight": torch.rand(3, 5), "bias": torch.rand(3), "names": torch.rand(3, 4)}
+    tokens = torch.full((3, NAME_TOKENS), -1)
+    tokens[1, 0] = 6
+    state = {"weight": torch.rand(3, 5), "bias": torch.rand(3), "tokens": tokens}
     save_file(state, tmp_path / FILE)
-    words = ThingWords(5, 3, 4)
-    model = SimpleNamespace(connector=SimpleNamespace(thing_words=words))
+    words, embeddings = ThingWords(5, 3, 4), torch.nn.Embedding(9, 4)
+    base_llm = SimpleNamespace(get_input_embeddings=lambda: embeddings)
+    model = SimpleNamespace(connector=SimpleNamespace(thing_words=words), base_llm=base_llm)
     config = ThingWordsConfig(rounds=1, epochs=1, gain=(0.5, 3.0))
     fit_thing_words(model, None, config, tmp_path, None)  # type: ignore[arg-type]
     assert words.gain.tolist() == [0.5, 3.0] and torch.equal(words.weight, state["weight"])
+    assert torch.equal(words.names[1, 0], embeddings.weight[6]) and not words.names[[0, 2]].any()
 
 
 def test_a_model_for_another_count_of_things_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

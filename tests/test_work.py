@@ -102,3 +102,14 @@ def test_a_start_reads_the_models_once_and_a_known_picture_leaves_the_encoder_ou
     assert counts[1]["read"] < 40 << 20 and counts[1]["loaded"] == []
     assert answers[1]["answer"] == answers[0]["answer"]
     assert [answer["stats"]["image_cached"] for answer in answers] == [False, True]
+
+
+def test_a_model_loads_without_asking_python(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama.cpp tells 1,400 lines meanwhile; each would wait for whatever Python does at the time."""
+    from dclocal import llama_log
+    from dclocal.llm import LLM
+
+    told: list[object] = []
+    monkeypatch.setattr(llama_log.LOGGER, "log", lambda *line: told.append(line))
+    with LLM(bundle.llm_path, n_ctx=64):
+        assert len(told) < 20

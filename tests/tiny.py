@@ -38,12 +38,16 @@ WORDS = [
 
 
 def tiny_config(backbone: str = "dinov2", **connector: Any) -> ModelConfig:
-    """A four-layer ViT on 56-pixel pictures: 16 patches, 4 visual tokens."""
+    """A four-layer ViT on 56-pixel pictures: 16 patches, 4 visual tokens; where counts are said, on 84-pixel ones:
+    36 patches and a block of 6 tokens."""
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     vision = VisionConfig(backbone, 56, mean, std, TOWER | WIDTHS[backbone])
     if backbone == "clip+convnext":
         vision = replace(vision, image_size=128, low_size=56, conv=CONVNEXT)
     settings: dict[str, Any] = {"final_layer": -1, "first_layer": 1, "token_grid": (2, 2)}
+    if connector.get("counts"):
+        tower = {**vision.tower, "image_size": 84}
+        vision, settings = replace(vision, image_size=84, tower=tower), settings | {"token_grid": (2, 3)}
     return ModelConfig(vision, ConnectorConfig(**{**settings, **connector}), "chatml")
 
 

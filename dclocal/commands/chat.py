@@ -55,8 +55,8 @@ def chat(
     """Ask about pictures: paths, URLs, or - for standard input.  Without -p, a conversation."""
     from dclocal.errors import PromptError
     from dclocal.progress import for_terminal
-    from dclocal.session import STANDARD_INPUT, load_images, open_checkpoint_session, open_session
-    from dclocal.store import open_bundle
+    from dclocal.session import STANDARD_INPUT, begin_llm, load_images, open_checkpoint_session, open_session
+    from dclocal.store import open_bundle, ready_bundle
 
     _check_model(bundle_name, checkpoint, load_in_4bit, lora)
     if sys.stdin is None and (prompt is None or STANDARD_INPUT in images):
@@ -69,16 +69,21 @@ def chat(
         raise PromptError("the question is empty", "ask something")
     if temperature is not None and math.isnan(temperature):
         raise click.UsageError("--temperature nan is not a number from 0 to 5")
+    ready = ready_bundle(bundle_name) if checkpoint is None else None
+    llm = begin_llm(ready, lora=lora, threads=threads) if ready else None
+    from dclocal.images import image_key  # which takes its time, beside the language model's loading
+
     pictures = load_images(images)
+    keys = [image_key(picture) for picture in pictures]
     with for_terminal() as progress:
         if checkpoint is None:
-            bundle = open_bundle(bundle_name, progress)
-            session = open_session(bundle, system=system, threads=threads, lora=lora, remember=True, images=pictures)
+            bundle = ready or open_bundle(bundle_name, progress)
+            session = open_session(bundle, system=system, threads=threads, lora=lora, remember=True, keys=keys, llm=llm)
         else:
             session = open_checkpoint_session(
                 checkpoint, load_in_4bit=load_in_4bit, system=system, threads=threads, progress=progress
             )
-    attachments = [session.attach(picture) for picture in pictures]
+    attachments = [session.attach(picture, key) for picture, key in zip(pictures, keys)]
     options: dict[str, object] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     if prompt is None:
         from dclocal.repl import Repl

@@ -18,7 +18,8 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 
 from dclocal.errors import UserError
-from dclocal.llama_context import Context
+from dclocal.kv_cache import KVCache
+from dclocal.llama_context import SEQUENCE, Context
 from dclocal.llm import LLM
 from dclocal.progress import Progress, silent
 from dclocal.prompt import Embeds, Segment, Tokens
@@ -62,6 +63,13 @@ def _ggml() -> Any:
     return library
 
 
+class _EveryPosition(KVCache):
+    """A cache that wants every position's logits: else the last layer computes one position alone."""
+
+    def _decode(self, batch: Any, cells: Sequence[Any], want_logits: bool, every: bool = False) -> None:
+        super()._decode(batch, cells, True, True)
+
+
 class _Collector(LLM):
     """A language model whose matrix products are watched."""
 
@@ -71,12 +79,10 @@ class _Collector(LLM):
         self.failure: Exception | None = None
         self._callback = llama.ggml_backend_sched_eval_callback(self._watch)
         super().__init__(path, n_ctx=n_ctx)
+        self._cache = _EveryPosition(self._opened, SEQUENCE, self.n_embd)
 
     def _open_context(self, path: Path, n_ctx: int, threads: int) -> Context:
-        return Context(self._model, path, n_ctx, threads, on_tensor=self._callback)
-
-    def _decode(self, batch: Any, cells: Sequence[Any], want_logits: bool, every: bool = False) -> None:
-        super()._decode(batch, cells, True, True)  # else the last layer computes one position alone
+        return Context(self.model, path, n_ctx, threads, on_tensor=self._callback)
 
     def _watch(self, address: int, ask: bool, _: int) -> bool:
         """llama.cpp asks first whether the tensor is wanted, and comes again once it is computed."""

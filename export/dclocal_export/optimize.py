@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from dclocal.assemble import data_name, save_apart
+
 EXTERNAL_DATA = 2**31 - 2**24
 """Bytes from which weights stand in a file beside the graph: a protobuf message holds less than 2 GiB, and 16 MiB are
 left for the graph itself.  SigLIP-SO400M's 1.7 GB still fit in one file."""
@@ -215,19 +217,15 @@ def count_fused(graph: Any) -> dict[str, int]:
     return {kind: kinds[kind] for kind in FUSED if kinds[kind]}
 
 
-def save_graph(graph: Any, out: Path) -> None:
-    """Write a graph, one file where it fits, else its weights in `data_name(out)` beside it."""
+def save_graph(graph: Any, out: Path, *, apart: bool = False) -> None:
+    """Write a graph, its weights beside it where they are to be `apart`, or are too many for one file."""
     import onnx
 
     remove(out)
-    many = sum(len(tensor.raw_data) for tensor in graph.graph.initializer) >= EXTERNAL_DATA
-    beside: dict[str, Any] = {"save_as_external_data": True, "location": data_name(out)} if many else {}
-    onnx.save(graph, out, **beside)
-
-
-def data_name(file: Path) -> str:
-    """The name of the file with the weights beside a graph too large for one file."""
-    return f"{file.name}.data"
+    if apart or sum(len(tensor.raw_data) for tensor in graph.graph.initializer) >= EXTERNAL_DATA:
+        save_apart(graph, out)
+    else:
+        onnx.save(graph, out)
 
 
 def files_of(file: Path) -> tuple[Path, ...]:

@@ -21,8 +21,9 @@ from dclocal.assemble import (
     CARD_FILE,
     GRAPH_FILE,
     LORA_PREFIX,
-    NAMES_OF_TOKENS,
+    NAMES,
     PARTS_FILE,
+    TOKENS,
     VIT_PREFIX,
     WEIGHTS_FILE,
 )
@@ -88,10 +89,11 @@ def shipped_vision_weights(model: DenseConnectorModel) -> dict[str, np.ndarray]:
     """Connector, convolutional branch and the resampled position embeddings by graph name, float16 where they are no
     whole numbers; embeddings that are the language model's own are left out."""
     state = {**_named("vision.", model.vision), **_named("connector.", model.connector)}
+    spoken = {name.removesuffix(TOKENS) + NAMES for name in state if name.endswith(TOKENS)}
     kept = {
         name: (tensor.half() if tensor.is_floating_point() else tensor.int()).numpy()
         for name, tensor in state.items()
-        if name != NAMES_OF_TOKENS and (not name.startswith(VIT_PREFIX) or name.endswith("position_embeddings"))
+        if name not in spoken and (not name.startswith(VIT_PREFIX) or name.endswith("position_embeddings"))
     }
     return {name: np.ascontiguousarray(array) for name, array in kept.items()}
 

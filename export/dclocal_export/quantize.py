@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL.Image import Image
 
-from dclocal.assemble import WORDS
+from dclocal.assemble import tells_words
 from dclocal.images import to_pixels
 from dclocal.progress import Progress, silent
 from dclocal.vision import INPUT
@@ -85,7 +85,7 @@ def write_vision(
         progress(f"writing {precision}", 0, 1)
         with quiet_logging():
             written, kept = PRECISIONS[precision](_Job(graph.file, pixels, Path(temporary), progress))
-        save_graph(written, out)
+        save_graph(written, out, apart=True)
         progress(f"writing {precision}", 1, 1)
     files = files_of(out)
     return VisionFile(out, precision, sum(file.stat().st_size for file in files), graph.fused, dict(kept), files)
@@ -285,7 +285,7 @@ def _products(file: Path) -> tuple[list[str], Counter[tuple[str, str]]]:
             kept["Conv", CONVOLUTION] += 1
         elif node.op_type == "MultiHeadAttention" or (node.op_type == "MatMul" and node.input[1] not in weights):
             kept[node.op_type, NO_WEIGHTS] += 1
-        elif node.op_type == "MatMul" and WORDS in node.name:
+        elif node.op_type == "MatMul" and tells_words(node.name):
             kept["MatMul", TELLS_WORDS] += 1
         elif node.op_type == "MatMul":
             names.append(node.name)

@@ -1,7 +1,7 @@
 """What classifiers tell of the features, said in the language model's own words.
 
 A convolutional tower's published weights come with a classifier.  Its answer at every place of the map, and for the
-picture as a whole, is turned into the mean embedding of the likely classes' names and added to the visual tokens.
+picture as a whole, is turned into the mean embeddings of the likely classes' names and added to the visual tokens.
 So the language model meets the word "cat" where a cat is, also for photographs of what the connector never saw.  A
 second classifier, of all layers' features, tells the things that training pictures show.
 """
@@ -14,35 +14,55 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dclocal.name_table import NAME_PARTS, NAME_TOKENS, name_table
+
 SHARPNESS = 2.0
 """Logits of a whole picture are a mean over many places that show something else; this makes up for it."""
 KEPT_UNDER_IMPRINT = 0.5
 
 
 class Words(nn.Module):
-    """A frozen classifier of features, its answers said as names: the mean embedding of the likely classes' names.
+    """A frozen classifier of features, its answers said as names: the mean embeddings of the likely classes' names.
 
-    `weight` `[classes, width]`, `bias` and the names' embeddings (`names` `[classes, n_embd]`) stay as they are:
-    classes that few training pictures show would drift.  Trained is how loudly each of the two is said, what a place
-    shows and what the picture shows as a whole (`gain`).
+    `weight` `[classes, width]`, `bias` and the names (`tokens` `[classes, NAME_TOKENS]` of the language model, −1
+    beyond a name's end, and their embeddings `names` `[classes, NAME_PARTS, n_embd]`) stay as they are: classes that
+    few training pictures show would drift.  Trained is how loudly each of the two is said, what a place shows and
+    what the picture shows as a whole (`gain`).
     """
 
     weight: Tensor
     bias: Tensor
+    tokens: Tensor
     names: Tensor
 
     def __init__(self, width: int, classes: int, n_embd: int):
         super().__init__()
         self.register_buffer("weight", torch.zeros(classes, width))
         self.register_buffer("bias", torch.zeros(classes))
-        self.register_buffer("names", torch.zeros(classes, n_embd))
+        self.register_buffer("tokens", torch.full((classes, NAME_TOKENS), -1))
+        self.register_buffer("names", torch.zeros(classes, NAME_PARTS, n_embd))
         self.gain = nn.Parameter(torch.ones(2))
 
     def forward(self, features: Tensor) -> Tensor:
-        """The words of every place: `[n, tokens, width]` to `[n, tokens, n_embd]`."""
+        """The words of every place, their parts added up: `[n, tokens, width]` to `[n, tokens, n_embd]`."""
+        return self.say(self.heard(features)).sum(2)
+
+    def heard(self, features: Tensor) -> Tensor:
+        """How loudly each class is said at every place, `[n, tokens, classes]`."""
         logits = functional.linear(features, self.weight, self.bias)
         here = logits.softmax(-1)
-        return (self.gain[0] * here + self.gain[1] * self.everywhere(logits, here)) @ self.names
+        return self.gain[0] * here + self.gain[1] * self.everywhere(logits, here)
+
+    def say(self, heard: Tensor) -> Tensor:
+        """`[n, places, classes]` to the parts of names, `[n, places, NAME_PARTS, n_embd]`."""
+        return (heard @ self.names.flatten(1)).unflatten(2, self.names.shape[1:])
+
+    @torch.no_grad()
+    def call(self, tokens: Tensor, token_embeddings: Tensor) -> None:
+        """Give the classes their names."""
+        self.tokens.copy_(tokens)
+        table = name_table(self.tokens.numpy(), token_embeddings.float().numpy())
+        self.names.copy_(torch.from_numpy(table))
 
     def everywhere(self, logits: Tensor, here: Tensor) -> Tensor:
         """The whole picture's probabilities from its places' logits and probabilities: `[n, 1, classes]`, or
@@ -55,12 +75,14 @@ class ThingWords(Words):
     (`dclocal_train.thing_words`).  Its last class is nothing, whose name is zero."""
 
     def everywhere(self, logits: Tensor, here: Tensor) -> Tensor:
-        """The mean over places, squared so that the likeliest stand out, as loud as things cover the picture, and said
-        where nothing is: elsewhere it would blur which thing it is."""
+        """The mean over places, as loud as things cover the picture, and said where nothing is: elsewhere it would blur
+        which thing it is."""
         things = here[..., :-1].mean(1, keepdim=True)
-        squared = things.square()
-        sharpened = squared / squared.sum(-1, keepdim=True).clamp(min=1e-8) * things.sum(-1, keepdim=True)
-        return here[..., -1:] * functional.pad(sharpened, (0, 1))
+        return here[..., -1:] * functional.pad(_sharpened(things), (0, 1))
+
+    def say(self, heard: Tensor) -> Tensor:
+        """The likeliest names stand out: a sum of many is the name of nothing."""
+        return super().say(functional.pad(_sharpened(heard[..., :-1]), (0, 1)))
 
 
 class ClassWords(Words):
@@ -89,12 +111,13 @@ class ClassWords(Words):
         return (conv_map * kept + shown * direction[:, :, None, None]).clamp(0, 6)
 
 
-@torch.no_grad()
-def name_embeddings(names: Sequence[str], tokenize: Callable[[str], Sequence[int]], token_embeddings: Tensor) -> Tensor:
-    """`[len(names), n_embd]`: each name's token embeddings, summed and divided by the root of their count, so that
-    long names are no louder than short ones."""
-    rows = []
-    for name in names:
-        tokens = token_embeddings[torch.tensor(tokenize(f" {name}"))].float()
-        rows.append(tokens.sum(0) / len(tokens) ** 0.5)
-    return torch.stack(rows)
+def _sharpened(shares: Tensor) -> Tensor:
+    """Squared, with the sum that they had."""
+    squared = shares.square()
+    return squared / squared.sum(-1, keepdim=True).clamp(min=1e-8) * shares.sum(-1, keepdim=True)
+
+
+def name_tokens(names: Sequence[str], tokenize: Callable[[str], Sequence[int]]) -> Tensor:
+    """`[names, NAME_TOKENS]`: names as `Words.tokens` has them; an empty one says nothing."""
+    rows = [list(tokenize(f" {name}"))[:NAME_TOKENS] if name else [] for name in names]
+    return torch.tensor([row + [-1] * (NAME_TOKENS - len(row)) for row in rows])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dclocal_models.class_words import ClassWords, ThingWords
+from dclocal_models.class_words import ClassWords, ThingWords, Words
 from dclocal_models.layers import FULL_GRID, features_at, layer_groups, resample, resolve_grid, resolve_layer
 from dclocal_models.mining import PatchInfoMining
 from dclocal_models.scene_words import CountWords
@@ -152,19 +152,27 @@ class Connector(nn.Module):
             resampled = resample(conv_map, self.grid)
             features = torch.cat([dense, resampled.flatten(2).transpose(1, 2)], dim=-1)
         embeds = self._interpolate(self.projector(features))
-        names = torch.zeros_like(embeds)
-        if self.class_words is not None and conv_map is not None:
-            names = names + self.class_words(resample(conv_map, self.token_grid).flatten(2).transpose(1, 2))
-        if self.thing_words is not None or self.count_words is not None:
-            places = self.place_features(dense, conv_map)
-            if self.thing_words is not None:
-                names = names + self.thing_words(places)
-            if self.count_words is not None:
-                names = self.count_words(names, dense, conv_map, places)
-        embeds = embeds + names
         if self.text_words is not None:
             embeds = embeds + self.text_words(dense)
-        return embeds if self.count_words is None else self.count_words.at_length(embeds)
+        needed = self.thing_words is not None or self.count_words is not None
+        places = self.place_features(dense, conv_map) if needed else embeds
+        heard = self._heard(places, conv_map)
+        if self.count_words is None:
+            return embeds + sum(words.say(each).sum(2) for words, each in heard)
+        together = self.count_words.together
+        names = sum((words.say(together(each)) for words, each in heard), start=self.count_words.silence(embeds))
+        said = self.count_words(names, dense, conv_map, places)
+        return self.count_words.at_length(self.count_words.in_order(embeds) + said)
+
+    def _heard(self, places: Tensor, conv_map: Tensor | None) -> list[tuple[Words, Tensor]]:
+        """What the classifiers tell at the visual tokens' places."""
+        heard: list[tuple[Words, Tensor]] = []
+        if self.class_words is not None and conv_map is not None:
+            seen = resample(conv_map, self.token_grid).flatten(2).transpose(1, 2)
+            heard.append((self.class_words, self.class_words.heard(seen)))
+        if self.thing_words is not None:
+            heard.append((self.thing_words, self.thing_words.heard(places)))
+        return heard
 
     def place_features(self, dense: Tensor, conv_map: Tensor | None) -> Tensor:
         """All features at the places of the visual tokens; see `layers.features_at`."""

@@ -15,14 +15,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from dclocal.vit_onnx import read_vit_weights
-from dclocal_models.class_words import name_embeddings
+from dclocal_models.class_words import name_tokens
 from dclocal_models.connectors import ConnectorConfig
 from dclocal_models.efficientnet_lite import import_classifier, import_weights
 from dclocal_models.vision import VisionConfig
 from dclocal_models.vlm import DenseConnectorModel, ModelConfig
 
-CLASSES_GAIN = 8.0
-"""How loudly classes are said at first: the projector's tokens come to be some twenty times as long as a word's."""
+CLASSES_GAIN = 0.1
+"""How loudly classes are said at first, beside things: they are of photographs, and most pictures are drawn."""
 CLASS_NAMES = Path(__file__).with_name("class_names.txt")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DC_TINY = ModelConfig(
@@ -109,10 +109,12 @@ def class_names() -> list[str]:
 def _load_class_words(model: DenseConnectorModel, conv_pth: Path, tokenizer: Any) -> None:
     weight, bias = import_classifier(conv_pth)
     embeddings = model.base_llm.get_input_embeddings().weight
-    names = name_embeddings(class_names(), lambda text: tokenizer(text, add_special_tokens=False).input_ids, embeddings)
-    assert model.connector.class_words is not None
-    state = {"weight": weight, "bias": bias, "names": names, "gain": torch.full((2,), CLASSES_GAIN)}
-    model.connector.class_words.load_state_dict(state)
+    words = model.connector.class_words
+    assert words is not None
+    words.weight.copy_(weight)
+    words.bias.copy_(bias)
+    words.gain.data.fill_(CLASSES_GAIN)
+    words.call(name_tokens(class_names(), lambda text: tokenizer(text, add_special_tokens=False).input_ids), embeddings)
 
 
 def trained_dc_tiny(
@@ -124,13 +126,15 @@ def trained_dc_tiny(
     """
     from safetensors.torch import load_file
 
-    from dclocal.assemble import LORA_PREFIX, WEIGHTS_FILE, read_parts
+    from dclocal.assemble import LORA_PREFIX, WEIGHTS_FILE, read_parts, word_embeddings
 
     llm, tokenizer = load_language_model(llm_gguf, dtype)
     model = DenseConnectorModel(DC_TINY, llm)
     model.vision.vit.tower.load_state_dict(vit_state_dict(vit_onnx, model.vision.grid))
     weights = {name: tensor.float() for name, tensor in load_file(parts / WEIGHTS_FILE).items()}
     shipped = {name: tensor for name, tensor in weights.items() if not name.startswith(LORA_PREFIX)}
+    spoken = word_embeddings({name: tensor.int().numpy() for name, tensor in shipped.items()}, llm_gguf)
+    shipped |= {name: torch.from_numpy(table) for name, table in spoken.items()}
     model.load_state_dict(shipped, strict=False)
     scale = read_parts(parts)["lora_scale"]
     layers = model.base_llm.model

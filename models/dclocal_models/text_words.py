@@ -25,14 +25,16 @@ WRONG_LENGTH = 5.0
 """What a letter too many or too few costs a word's log-likelihood."""
 DOUBT = 5.0
 """The mean cost of a letter above which there is no word at all."""
+SAID = 8
+"""The likeliest words, which are all that are said."""
 
 
 class TextWords(nn.Module):
     """Words and single letters at the places where they are written.
 
     `codes` `[words, LONGEST]`: each word's letters from the left as indices of CHARACTERS, UNUSED beyond its end;
-    `tokens` `[words]`: the one token of the language model that each of them is; `names` `[words, n_embd]` and
-    `letters` `[len(CHARACTERS) + 1, n_embd]`: embeddings.  Trained is `gain`, how loudly each of the two is said.
+    `tokens` `[words]`: the one token of the language model that each of them is; `names` `[words, n_embd]`, float16,
+    and `letters` `[len(CHARACTERS) + 1, n_embd]`: embeddings.  Trained is `gain`, how loudly each of the two is said.
     """
 
     UNUSED = OTHER + 1
@@ -47,7 +49,7 @@ class TextWords(nn.Module):
         self.token_grid = token_grid
         self.register_buffer("codes", torch.full((words, LONGEST), self.UNUSED, dtype=torch.int64))
         self.register_buffer("tokens", torch.zeros(words, dtype=torch.int64))
-        self.register_buffer("names", torch.zeros(words, n_embd))
+        self.register_buffer("names", torch.zeros(words, n_embd, dtype=torch.float16))
         self.register_buffer("letters", torch.zeros(OTHER + 1, n_embd))
         self.gain = nn.Parameter(torch.ones(2))
 
@@ -56,10 +58,15 @@ class TextWords(nn.Module):
         density, characters = self.net.letters(dense)
         here = self._pool(density[..., None] * characters.exp(), 1)
         bands = self._pool(torch.cat([density[..., None], density[..., None] * characters], -1), 3, columns=False)
-        words = self.likely(bands[..., 0], bands[..., 1:] / bands[..., :1].clamp(min=1e-4))
+        words = self._say(self.likely(bands[..., 0], bands[..., 1:] / bands[..., :1].clamp(min=1e-4)))
         presence = self._pool(density[..., None], 3).clamp(max=1) * whole_lines(bands[..., 0].sum(-1))[..., None, None]
-        said = self.gain[0] * presence * (words @ self.names)[:, :, None] + self.gain[1] * here @ self.letters
+        said = self.gain[0] * presence * words[:, :, None] + self.gain[1] * here @ self.letters
         return said.flatten(1, 2)
+
+    def _say(self, words: Tensor) -> Tensor:
+        """The embeddings of `[n, rows, words]`, by their probabilities: `[n, rows, n_embd]`."""
+        shares, which = words.topk(min(SAID, words.shape[-1]), dim=-1)
+        return (shares[..., None] * self.names[which].float()).sum(2)
 
     def likely(self, density: Tensor, characters: Tensor) -> Tensor:
         """Probabilities of each word, and the rest of none, `[n, rows, words]`, of lines of letters: their density

@@ -166,13 +166,16 @@ class DenseConnectorModel(nn.Module):
         imprint_class: Tensor | None = None,
         imprint_strength: Tensor | None = None,
         label_weights: Tensor | None = None,
+        from_base: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
     ) -> dict[str, Tensor]:
         """Mean cross-entropy over labelled positions (`loss`), or without labels all `logits`.
 
         `attention_mask` is boolean `[batch, 1, length, length]`.  The batch's pictures, in order, come as `pixels`
         or as what `vision_features` made of them; `imprint_class` and `imprint_strength` go to `ClassWords.imprint`.
-        `label_weights` `[batch, length]` weighs labelled positions, where given.
+        `label_weights` `[batch, length]` weighs labelled positions, where given.  Rows where `from_base` `[batch]` is
+        above 0 learn what the language model says without its LoRA (knowledge distillation, Hinton et al. 2015): there
+        the loss is the divergence from its probabilities, times that.
         With `num_items_in_batch`, the labels of the whole batch over all its parts, the loss is this part's sum over
         that count.  Logits are computed at labelled positions alone.
         """
@@ -192,7 +195,7 @@ class DenseConnectorModel(nn.Module):
             return {"logits": self.base_llm.get_output_embeddings()(hidden)}
         return {
             "loss": self.next_token_loss(
-                embeds, position_ids, attention_mask, labels, label_weights, num_items_in_batch
+                embeds, position_ids, attention_mask, labels, label_weights, from_base, num_items_in_batch
             )
         }
 
@@ -203,15 +206,34 @@ class DenseConnectorModel(nn.Module):
         attention_mask: Tensor,
         labels: Tensor,
         label_weights: Tensor | None = None,
+        from_base: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         """The loss of token embeddings; see `forward`."""
-        hidden = self._hidden(embeds, position_ids, attention_mask)
         answered = labels[:, 1:] != IGNORED_LABEL
+        told = None
+        if from_base is not None and from_base.any():
+            told = self._base_logits(embeds, position_ids, attention_mask, answered, from_base > 0)
+        hidden = self._hidden(embeds, position_ids, attention_mask)
         logits = self.base_llm.get_output_embeddings()(hidden[:, :-1][answered]).float()
         losses = nn.functional.cross_entropy(logits, labels[:, 1:][answered], reduction="none")
+        if told is not None:
+            assert from_base is not None
+            weight = from_base[:, None].expand_as(answered)[answered]
+            said = logits[weight > 0].log_softmax(-1)
+            divergence = nn.functional.kl_div(said, told, reduction="none", log_target=True).sum(-1)
+            losses = losses.masked_scatter(weight > 0, divergence * weight[weight > 0])
         total = (losses if label_weights is None else losses * label_weights[:, 1:][answered]).sum()
         return total / (answered.sum() if num_items_in_batch is None else num_items_in_batch)
+
+    @torch.no_grad()
+    def _base_logits(
+        self, embeds: Tensor, position_ids: Tensor, attention_mask: Tensor, answered: Tensor, rows: Tensor
+    ) -> Tensor:
+        """Log-probabilities that the language model without its LoRA gives at the answered positions of `rows`."""
+        with self.llm.disable_adapter():
+            hidden = self._hidden(embeds[rows], position_ids[rows], attention_mask[rows])[:, :-1][answered[rows]]
+            return self.base_llm.get_output_embeddings()(hidden).float().log_softmax(-1)
 
     def _hidden(self, embeds: Tensor, position_ids: Tensor, attention_mask: Tensor) -> Tensor:
         decoder = self.base_llm.get_decoder()

@@ -17,11 +17,18 @@ class Collator:
 
     A token sees what is at or before it in its own branch and in the shared prefix (branch 0).
     `tokens_per_tile` is the count of visual tokens of one encoded square, needed for AnyRes's orders;
-    `answer_balance` see `StageConfig`.
+    `answer_balance` and `keep_language` see `StageConfig`.
     """
 
-    def __init__(self, pad_id: int = 0, tokens_per_tile: int = 0, answer_balance: float = 0.0):
-        self.pad_id, self.tokens_per_tile, self.answer_balance = pad_id, tokens_per_tile, answer_balance
+    def __init__(
+        self,
+        pad_id: int = 0,
+        tokens_per_tile: int = 0,
+        answer_balance: float = 0.0,
+        keep_language: float = 0.0,
+    ):
+        self.pad_id, self.tokens_per_tile = pad_id, tokens_per_tile
+        self.answer_balance, self.keep_language = answer_balance, keep_language
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         length = max(len(example.ids) for example in examples)
@@ -35,6 +42,8 @@ class Collator:
         }
         if self.answer_balance:
             batch["label_weights"] = balanced(batch["labels"], self.answer_balance)
+        if self.keep_language:
+            batch["from_base"] = self.keep_language * ~batch["image_mask"].any(dim=1)
         pictures = [example.vision for example in examples if example.vision is not None]
         for key in ("pixels", "dense", "conv_map"):
             tensors = [picture[key] for picture in pictures if key in picture]

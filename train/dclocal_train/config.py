@@ -66,6 +66,9 @@ class StageConfig:
     last `decay_steps` ("stable"), so that a run may be stopped early and finished with a short decay.
     In the loss every token of every answer counts alike, or with `answer_balance` an answer of n tokens counts
     n^(1 − balance) in all: at 1 a "yes" counts as much as a paragraph.
+    With `keep_language` above 0, rows without a picture teach the language model's own probabilities, those without its
+    LoRA, in place of their answers: so it goes on talking as it did, also through rounded weights.  The divergence
+    from them counts that many times as much as an answer's loss, than which it is smaller.
     """
 
     name: str
@@ -94,6 +97,7 @@ class StageConfig:
     max_turns: int = 10
     branched_share: float = 0.75
     answer_balance: float = 0.0
+    keep_language: float = 0.0
     group_by_length: bool = False
     cache_features: bool = False
     max_broken_share: float = 0.01
@@ -111,6 +115,8 @@ class StageConfig:
                 raise RecipeError(f"stage {self.name}: {name} is {value}", "use a number above 0")
         if self.lora is not None and self.llm_learning_rate is not None:
             raise RecipeError(f"stage {self.name} has lora and llm_learning_rate", "train by one of them")
+        if self.keep_language and self.lora is None:
+            raise RecipeError(f"stage {self.name}: keep_language without lora", "what is kept is the model without it")
         if self.cache_features and self.vision_learning_rate is not None:
             raise RecipeError(f"stage {self.name} caches features of a backbone that it trains", "drop one of the two")
 

@@ -114,13 +114,15 @@ def round_lora(model: torch.nn.Module, quantization: str) -> None:
 
 
 class _Merged:
-    """The forward pass of a LoRA layer on W + scale·B·A, rounded."""
+    """The forward pass of a LoRA layer on W + scale·B·A, rounded; on W as it is while the adapter is disabled."""
 
     def __init__(self, layer: Any, adapter: str, rounded: Callable[[Tensor], Tensor]):
         self.layer, self.adapter, self.rounded = layer, adapter, rounded
 
     def __call__(self, x: Tensor) -> Tensor:
         layer, adapter = self.layer, self.adapter
+        if layer.disable_adapters:
+            return layer.base_layer(x)
         with torch.autocast(x.device.type, enabled=False):
             change = layer.lora_B[adapter].weight @ layer.lora_A[adapter].weight
             merged = Rounded.apply(layer.base_layer.weight + layer.scaling[adapter] * change, self.rounded)

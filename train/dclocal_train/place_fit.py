@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from dclocal.images import to_pixels
 from dclocal_models.answer import tokenize_with
-from dclocal_models.class_words import name_embeddings
 from dclocal_models.place_nets import PlaceNet
 from dclocal_models.vlm import DenseConnectorModel, image_spec
 from dclocal_train.config import PlaceNetConfig
@@ -69,9 +68,10 @@ def trained_once(net: PlaceNet, file: Path, train: Callable[[], None]) -> None:
 
 
 def named(model: DenseConnectorModel, tokenizer: Any) -> Callable[[Sequence[str]], Tensor]:
-    """Names to their embeddings in the language model's vocabulary, `[names, n_embd]`."""
+    """Words to the embeddings of their last tokens in the language model's vocabulary, `[words, n_embd]`: most words
+    are one token, and figures have the space before them as another."""
     tokenize, embeddings = tokenize_with(tokenizer), model.base_llm.get_input_embeddings().weight
-    return lambda names: name_embeddings(names, lambda text: tokenize(text, False), embeddings)
+    return lambda words: torch.stack([embeddings[tokenize(f" {word}", False)[-1]].detach() for word in words])
 
 
 def fit(

@@ -54,7 +54,11 @@ def train(recipe: Recipe, source_folder: Path | None) -> Path:
         with state.main_process_first():
             dataset = stage_dataset(recipe, stage, model, tokenizer, output / "features")
         print(f"stage {stage.name}: {describe(model)}", file=sys.stderr)
-        collate = Collator(tokens_per_tile=model.connector.tokens, answer_balance=stage.answer_balance)
+        collate = Collator(
+            tokens_per_tile=model.connector.tokens,
+            answer_balance=stage.answer_balance,
+            keep_language=stage.keep_language,
+        )
         sharded = run_stage(model, dataset, collate, recipe, stage, folder)
         _report_broken(dataset.broken)
         if sharded:

@@ -19,9 +19,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dclocal_models.answer import tokenize_with
+from dclocal_models.class_words import name_tokens
 from dclocal_models.vlm import DenseConnectorModel
 from dclocal_train.config import ThingWordsConfig
-from dclocal_train.place_fit import features_of, named
+from dclocal_train.place_fit import features_of
 from dclocal_train.synthetic.backgrounds import Photo, draw_background
 from dclocal_train.synthetic.concepts import Concepts
 from dclocal_train.synthetic.materials import build_materials, load_materials
@@ -29,6 +31,7 @@ from dclocal_train.synthetic.sprites import Wanted, draw_sprite
 from dclocal_train.synthetic.things import Thing
 from dclocal_train.trainer import save_whole
 
+NOTHING = ""
 FILE = "thing_words.safetensors"
 BATCH = 8
 SIZES = (0.3, 0.98)  # of the picture's side
@@ -64,11 +67,15 @@ def fit_thing_words(
             raise ValueError(f"{len(names)} things are drawn, and nothing; the model tells {len(words.weight)} classes")
         places = gather(model, materials.concepts, materials.photos, config)
         weight, bias = fit(places, len(names) + 1, config)
-        said = named(model, tokenizer)(names)
-        said = torch.cat([said, torch.zeros_like(said[:1])])
+        tokenize = tokenize_with(tokenizer)
+        tokens = name_tokens([*names, NOTHING], lambda name: tokenize(name, False))
         folder.mkdir(parents=True, exist_ok=True)
-        save_whole({"weight": weight, "bias": bias, "names": said}, path)
-    words.load_state_dict({**load_file(path), "gain": torch.tensor(config.gain)})
+        save_whole({"weight": weight, "bias": bias, "tokens": tokens}, path)
+    kept = load_file(path)
+    words.weight.copy_(kept["weight"])
+    words.bias.copy_(kept["bias"])
+    words.gain.data.copy_(torch.tensor(config.gain))
+    words.call(kept["tokens"], model.base_llm.get_input_embeddings().weight)
 
 
 @torch.inference_mode()
