@@ -27,7 +27,7 @@ HEAVY = ("numpy", "PIL", "onnxruntime", "llama_cpp", "rich", "httpx", "torch", "
 def dclocal(*arguments: str, home: Path, **options: object) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "DCLOCAL_HOME": str(home)}
     command = [sys.executable, "-m", "dclocal", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, **options)  # type: ignore[call-overload, no-any-return]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, **options)  # type: ignore[call-overload, no-any-return]
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -58,7 +58,7 @@ def test_an_answer_goes_on_where_the_context_grows(llm: LLM, gguf: Path) -> None
     said = "".join(llm.generate(GREEDY, seed=0, max_tokens=12))
     tokens = llm.last_tokens
     with LLM(gguf, n_ctx=LIMIT, threads=1) as other:
-        other._make_room(LIMIT)
+        other._cache.make_room(LIMIT)
         other.prefill(prompt)
         assert "".join(other.generate(GREEDY, seed=0, max_tokens=12)) == said and other.last_tokens == tokens
     assert len(tokens) < 7 or room(llm) > FIRST_ROOM
