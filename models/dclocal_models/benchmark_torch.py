@@ -23,16 +23,26 @@ from dclocal_models.vlm import DenseConnectorModel
 KEY = "picture"
 
 
+WORDS = ("class_words", "thing_words", "count_words", "text_words")
+
+
 class TorchPipeline:
-    """A model with a token grid, `(rows, columns)`, of its own choice; others may share the model."""
+    """A model with a token grid, `(rows, columns)`, of its own choice; others may share the model.
+
+    Words are said at the places of the model's own grid: in another one there are none, which costs a little less.
+    """
 
     def __init__(self, model: DenseConnectorModel, tokenizer: Any, grid: tuple[int, int]):
         self._model, self._tokenizer, self._grid = model, tokenizer, grid
+        own = grid == model.connector.token_grid
+        self._words = {name: getattr(model.connector, name) if own else None for name in WORDS}
         self._use_grid()
         self.tokens = model.connector.tokens
 
     def _use_grid(self) -> None:
         self._model.connector.token_grid = self._grid
+        for name, words in self._words.items():
+            setattr(self._model.connector, name, words)
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         """float32 `[n, 3, size, size]` to float32 `[n, tokens, n_embd]`."""
