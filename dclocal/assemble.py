@@ -180,7 +180,11 @@ def tells_words(node: str) -> bool:
 
 def quantize_vision(source: Path, out: Path) -> None:
     """Dynamic int8 of the matrix products with constant weights, per channel; convolutions stay float32, and so does
-    what tells words."""
+    what tells words.
+
+    Weights have seven bits: processors without VNNI add two products up in 16 bits, which eight overflow, and the
+    answers are of something else (least cosine 0.994; with seven 0.9992 on every processor).
+    """
     import logging
 
     import onnx
@@ -194,6 +198,7 @@ def quantize_vision(source: Path, out: Path) -> None:
             op_types_to_quantize=["MatMul"],
             nodes_to_exclude=[node.name for node in onnx.load(source).graph.node if tells_words(node.name)],
             per_channel=True,
+            reduce_range=True,
             weight_type=QuantType.QInt8,
         )
     finally:

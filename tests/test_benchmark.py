@@ -25,12 +25,6 @@ from dclocal.errors import UserError
 from dclocal.fake import fake_bundle
 from dclocal.llm import LLM
 from dclocal.progress import silent
-from tests.tiny_files import write_tiny_gguf
-
-
-@pytest.fixture(scope="module")
-def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_gguf(tmp_path_factory.mktemp("llm") / "tiny.gguf")
 
 
 def opened_fake(folder: Path) -> Opened:

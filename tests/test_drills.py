@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dclocal_train.synthetic.concepts import Concepts, concepts_of
-from dclocal_train.synthetic.drills import KINDS, MOST_TURNS, drill
+from dclocal_train.synthetic.drills import KINDS, MOST_TURNS, RELATION_KINDS, drill, drill_relations
 from dclocal_train.synthetic.english import plural
 from dclocal_train.synthetic.scenes import Scene, draw_scene
 from dclocal_train.synthetic.things import Thing
@@ -69,3 +69,31 @@ def test_what_is_absent_is_asked_for_as_often(drawn: Concepts) -> None:
                 assert (answer == "yes") == (named[0] in present), question
                 answers[answer] += 1
     assert answers["yes"] > 50 and abs(answers["yes"] - answers["no"]) < 0.3 * answers["yes"]
+
+
+def test_relations_are_true_and_each_yes_stands_beside_its_no(drawn: Concepts) -> None:
+    asked, answers = 0, {"yes": 0, "no": 0}
+    for seed in range(40):
+        source = random.Random(seed)
+        scene = draw_scene(drawn, source, kinds=RELATION_KINDS)
+        middles = {one.name: ((one.box[0] + one.box[2]) / 2, (one.box[1] + one.box[3]) / 2) for one in scene.objects}
+        turns = drill_relations(scene, source)
+        assert len(turns) <= MOST_TURNS and len(dict(turns)) == len(turns)
+        for question, answer in turns:
+            words = question.replace(",", "").rstrip("?.").split()
+            named = [middles[name] for name in words if name in middles]
+            first, second = reversed(named) if question.startswith(("On which side", "Seen from")) else named
+            sides = {
+                "left": first[0] < second[0],
+                "right": first[0] > second[0],
+                "above": first[1] < second[1],
+                "below": first[1] > second[1],
+            }
+            said = [side for side in sides if side in words]
+            if answer in answers and len(said) == 1:
+                assert (answer == "yes") == sides[said[0]], question
+                answers[answer] += 1
+            elif answer.removeprefix("to the ") in sides:
+                assert sides[answer.removeprefix("to the ")], question
+            asked += 1
+    assert asked > 300 and abs(answers["yes"] - answers["no"]) < 0.15 * answers["yes"]

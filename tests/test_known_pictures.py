@@ -18,14 +18,8 @@ from dclocal.fake import FakeVision, fake_bundle
 from dclocal.known_pictures import LIMIT, KnownPictures, PictureMemory, known_pictures, start_of
 from dclocal.llm import LLM
 from dclocal.prompt import Embeds, Tokens
-from tests.tiny_files import write_tiny_gguf
 
 CELLS = [1, 2, ("cat", 0), ("cat", 1)]
-
-
-@pytest.fixture(scope="module")
-def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
 
 
 @pytest.fixture
@@ -110,8 +104,8 @@ def test_a_start_ends_with_the_first_picture() -> None:
 
 
 @pytest.fixture
-def llm(gguf: Path) -> Iterator[LLM]:
-    with LLM(gguf, n_ctx=512, threads=1) as model:
+def llm(tiny_gguf: Path) -> Iterator[LLM]:
+    with LLM(tiny_gguf, n_ctx=512, threads=1) as model:
         yield model
 
 
@@ -132,12 +126,12 @@ def asked(chat: ChatSession, picture: Image.Image) -> tuple[PromptReady, Answere
     return ready, answered
 
 
-def test_another_process_neither_encodes_nor_evaluates_a_known_picture(tmp_path: Path, gguf: Path) -> None:
+def test_another_process_neither_encodes_nor_evaluates_a_known_picture(tmp_path: Path, tiny_gguf: Path) -> None:
     picture = Image.new("RGB", (40, 30), "teal")
     answers = []
     for turn in range(2):
         known = opened(tmp_path)
-        with LLM(gguf, n_ctx=512, threads=1) as llm:
+        with LLM(tiny_gguf, n_ctx=512, threads=1) as llm:
             known._vision = replace(known._vision, n_embd=llm.n_embd)
             chat, vision, memory = session(tmp_path, llm, known)
             ready, answered = asked(chat, picture)

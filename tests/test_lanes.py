@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
@@ -17,21 +16,10 @@ from dclocal.lanes import Lanes
 from dclocal.llm import LLM
 from dclocal.prompt import Embeds, Segment, Tokens
 from dclocal.together import Ready, Together
-from tests.tiny_files import read_embeddings, write_tiny_gguf
+from tests.tiny_files import read_embeddings
 
 GREEDY = Sampling(temperature=0.0, repeat_penalty=1.0)
 LENGTHS = (12, 5, 9)
-
-
-@pytest.fixture(scope="module")
-def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
-
-
-@pytest.fixture
-def tiny(tiny_gguf: Path) -> Iterator[LLM]:
-    with LLM(tiny_gguf, n_ctx=2048, threads=1) as model:
-        yield model
 
 
 @pytest.fixture

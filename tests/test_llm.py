@@ -17,7 +17,7 @@ from dclocal.errors import BundleError, PromptError
 from dclocal.formats import FORMATS
 from dclocal.llm import LLM
 from dclocal.prompt import Embeds, Message, Tokens, render, to_segments
-from tests.tiny_files import read_embeddings, write_tiny_gguf
+from tests.tiny_files import read_embeddings
 
 TEXT = "The capital of France is Paris, and the capital of Italy is"
 
@@ -173,17 +173,6 @@ def test_a_quiet_terminal(sources: dict[str, Path], capfd: pytest.CaptureFixture
     """A terminal app draws on these streams."""
     LLM(sources["llm"], n_ctx=64).close()
     assert capfd.readouterr() == ("", "")
-
-
-@pytest.fixture(scope="module")
-def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
-
-
-@pytest.fixture
-def tiny(tiny_gguf: Path) -> Iterator[LLM]:
-    with LLM(tiny_gguf, n_ctx=2048, threads=1) as model:
-        yield model
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:

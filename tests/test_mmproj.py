@@ -29,7 +29,7 @@ from dclocal_models.registry import BACKBONES, CONNECTORS
 from dclocal_models.vision import VisionConfig
 from dclocal_models.vlm import DenseConnectorModel, ModelConfig, image_spec
 from tests.tiny import CONVNEXT, tiny_llm
-from tests.tiny_files import encoded, write_tiny_gguf
+from tests.tiny_files import encoded
 
 WIDTH, BOS = 32, 1  # of the tiny GGUF
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -111,21 +111,16 @@ def error(found: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.abs(found - wanted).max() / np.abs(wanted).max())
 
 
-@pytest.fixture(scope="module")
-def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_gguf(tmp_path_factory.mktemp("llm") / "llm.gguf")
-
-
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("dtype", ["f32", "f16"])
 def test_siglip_embeddings_are_the_models(
-    case: str, dtype: str, llm: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    case: str, dtype: str, tiny_gguf: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     model = small_model("siglip", **CASES[case])
     report = write_mmproj(model, tmp_path / "mmproj.gguf", dtype=dtype)
     side = model.config.vision.image_size
     images = [picture(side, side), picture(150, 150, 1), picture(33, 33, 2)]
-    for image, found in zip(images, llama_cpp_embeds(report.path, llm, images, 1)):
+    for image, found in zip(images, llama_cpp_embeds(report.path, tiny_gguf, images, 1)):
         assert error(found, seen(model, image)) < (2e-3 if dtype == "f32" else 4e-3)
         assert found.shape == (report.tokens, WIDTH)
     assert report.size_bytes == report.path.stat().st_size
@@ -134,7 +129,7 @@ def test_siglip_embeddings_are_the_models(
 
 
 @pytest.fixture(scope="module")
-def class_token_first(llm: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+def class_token_first(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     """By case, how far a CLIP file is off in a llama.cpp whose class token stands first."""
     compiler = shutil.which("cc")
     if compiler is None or not sys.platform.startswith("linux"):
@@ -151,7 +146,7 @@ def class_token_first(llm: Path, tmp_path_factory: pytest.TempPathFactory) -> di
         picture(side, side).save(folder / f"{case}.png")
         wanted[case] = seen(model, picture(side, side))
     environment = {**os.environ, "LD_PRELOAD": str(shim), "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", READ, folder, llm], check=True, env=environment, timeout=300)
+    subprocess.run([sys.executable, "-c", READ, folder, tiny_gguf], check=True, env=environment, timeout=300)
     return {case: error(np.load(folder / f"{case}.npy"), values) for case, values in wanted.items()}
 
 
@@ -162,7 +157,7 @@ def test_clip_embeddings_are_the_models_where_the_class_token_stands_first(
     assert class_token_first[case] < 2e-3
 
 
-def test_clip_is_refused_for_llama_cpps_class_token(llm: Path, tmp_path: Path) -> None:
+def test_clip_is_refused_for_llama_cpps_class_token(tiny_gguf: Path, tmp_path: Path) -> None:
     """Once this fails, llama.cpp is mended: let CLIP models be written without being asked."""
     model = small_model("clip", kind="dci")
     with pytest.raises(UserError, match="class token.*25814"):
@@ -171,7 +166,7 @@ def test_clip_is_refused_for_llama_cpps_class_token(llm: Path, tmp_path: Path) -
     report = write_mmproj(model, tmp_path / "mmproj.gguf", dtype="f32", class_token_first=True)
     assert any("25814" in line for line in report.differences)
     image = picture(56, 56)
-    (found,) = llama_cpp_embeds(report.path, llm, [image], 1)
+    (found,) = llama_cpp_embeds(report.path, tiny_gguf, [image], 1)
     assert error(found, seen(model, image)) > 0.5
     assert error(found, _class_token_last(model, image)) < 2e-3
 
@@ -210,24 +205,24 @@ MUTATIONS: dict[str, tuple[str, Any]] = {
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS)
-def test_a_wrong_layer_shows(mutation: str, llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_layer_shows(mutation: str, tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     case, change = MUTATIONS[mutation]
     model, image = small_model("siglip", **CASES[case]), picture(56, 56)
     monkeypatch.setattr(mmproj, "layer_blocks", lambda connector: change(layer_blocks(connector)))
     report = write_mmproj(model, tmp_path / "mmproj.gguf", dtype="f32")
-    assert error(llama_cpp_embeds(report.path, llm, [image], 1)[0], seen(model, image)) > 0.03
+    assert error(llama_cpp_embeds(report.path, tiny_gguf, [image], 1)[0], seen(model, image)) > 0.03
 
 
-def test_pixels_that_fill_no_patch_are_left_out_alike(llm: Path, tmp_path: Path) -> None:
+def test_pixels_that_fill_no_patch_are_left_out_alike(tiny_gguf: Path, tmp_path: Path) -> None:
     """SigLIP-SO400M: 384 pixels are 27 patches of 14 and six pixels over."""
     model, image = small_model("siglip", image_size=62, kind="dci"), picture(62, 62)
     report = write_mmproj(model, tmp_path / "mmproj.gguf", dtype="f32")
     assert report.tokens == 16
-    assert error(llama_cpp_embeds(report.path, llm, [image], 1)[0], seen(model, image)) < 2e-3
+    assert error(llama_cpp_embeds(report.path, tiny_gguf, [image], 1)[0], seen(model, image)) < 2e-3
 
 
 @pytest.mark.parametrize("mean", [CLIP_MEAN, (0.5, 0.5, 0.5)])
-def test_pictures_that_are_not_square(mean: tuple[float, float, float], llm: Path, tmp_path: Path) -> None:
+def test_pictures_that_are_not_square(mean: tuple[float, float, float], tiny_gguf: Path, tmp_path: Path) -> None:
     """llama.cpp pads after resizing and with a colour of its own, as the report says; squared first, all agree."""
     model = small_model("siglip", kind="dci")
     model.config = replace(model.config, vision=replace(model.config.vision, image_mean=mean))
@@ -236,7 +231,7 @@ def test_pictures_that_are_not_square(mean: tuple[float, float, float], llm: Pat
     wide = picture(640, 480)
     square = Image.new("RGB", (640, 640), tuple(int(channel * 255) for channel in mean))
     square.paste(wide, (0, 80))
-    as_it_is, squared = llama_cpp_embeds(report.path, llm, [wide, square], 1)
+    as_it_is, squared = llama_cpp_embeds(report.path, tiny_gguf, [wide, square], 1)
     assert error(squared, seen(model, wide)) < 2e-3
     assert 2e-3 < error(as_it_is, seen(model, wide)) < (0.1 if mean == CLIP_MEAN else 1)
 
@@ -275,17 +270,17 @@ def test_every_backbone_and_connector_is_decided_on() -> None:
     assert set(mmproj.CONNECTORS) == set(CONNECTORS)
 
 
-def test_files_that_do_not_fit_are_named(llm: Path, tmp_path: Path) -> None:
+def test_files_that_do_not_fit_are_named(tiny_gguf: Path, tmp_path: Path) -> None:
     report = write_mmproj(small_model("siglip", kind="dci"), tmp_path / "mmproj.gguf", dtype="f32")
     with pytest.raises(UserError, match="cannot load"):
-        llama_cpp_embeds(llm, llm, [], 1)
+        llama_cpp_embeds(tiny_gguf, tiny_gguf, [], 1)
     with pytest.raises(UserError, match="cannot load"):
         llama_cpp_embeds(report.path, tmp_path / "missing.gguf", [])
     with pytest.raises(ValueError, match="q4_0"):
         write_mmproj(small_model("siglip", kind="dci"), tmp_path / "other.gguf", dtype="q4_0")
 
 
-def test_answers_of_llama_cpp_pythons_chat_handler(llm: Path, tmp_path: Path) -> None:
+def test_answers_of_llama_cpp_pythons_chat_handler(tiny_gguf: Path, tmp_path: Path) -> None:
     """The pair of files in a program that knows nothing of this project answers as the PyTorch model's embeddings."""
     from llama_cpp import Llama
     from llama_cpp.llama_chat_format import Llava15ChatHandler
@@ -295,8 +290,8 @@ def test_answers_of_llama_cpp_pythons_chat_handler(llm: Path, tmp_path: Path) ->
     handler = Llava15ChatHandler(clip_model_path=str(report.path), verbose=False)
     answers = set()  # the handler's template loses its line breaks
     with (
-        closing(Llama(str(llm), chat_handler=handler, n_ctx=512, n_threads=1, verbose=False)) as theirs,
-        LLM(llm, n_ctx=512, threads=1) as ours,
+        closing(Llama(str(tiny_gguf), chat_handler=handler, n_ctx=512, n_threads=1, verbose=False)) as theirs,
+        LLM(tiny_gguf, n_ctx=512, threads=1) as ours,
     ):
         for image in (picture(56, 56), picture(300, 300, 1)):
             reply: Any = theirs.create_chat_completion(

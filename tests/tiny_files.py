@@ -6,6 +6,7 @@ import io
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -88,3 +89,11 @@ def picture_files(picture: Image.Image) -> dict[str, bytes]:
         found[f"{kind} frames"] = encoded(picture.copy(), kind, save_all=True, append_images=[picture.rotate(180)])
     found["PNG 16"] = encoded(Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40)), "PNG")
     return found
+
+
+def largest_int8(graph: Any) -> int:
+    """The largest 8-bit weight of an ONNX graph's matrices, whatever its sign."""
+    from onnx import TensorProto, numpy_helper
+
+    matrices = [one for one in graph.initializer if one.data_type == TensorProto.INT8 and len(one.dims) == 2]
+    return max(int(np.abs(numpy_helper.to_array(one).astype(int)).max()) for one in matrices)

@@ -148,7 +148,8 @@ def _mend_casts(graph: Any) -> None:
 
 
 def _int8(job: _Job) -> Written:
-    """Activations quantized as they come, one scale a tensor; weights one scale an output channel."""
+    """Activations quantized as they come, one scale a tensor; weights one scale an output channel, in seven bits: see
+    `dclocal.assemble.quantize_vision`."""
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantizationMode, QuantType
     from optimum.onnxruntime import ORTQuantizer
@@ -162,6 +163,7 @@ def _int8(job: _Job) -> Written:
         activations_dtype=QuantType.QUInt8,
         weights_dtype=QuantType.QInt8,
         per_channel=True,
+        reduce_range=True,
         nodes_to_quantize=products,
         operators_to_quantize=["MatMul"],
     )
@@ -183,7 +185,7 @@ def _int8_static(job: _Job) -> Written:
     quantizer = QDQQuantizer(
         onnx.load(job.graph),
         per_channel=True,
-        reduce_range=False,
+        reduce_range=True,
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QUInt8,
         tensors_range=_calibrated(job, ["MatMul"]),

@@ -21,8 +21,6 @@ from dclocal_models.quiet import hush
 from dclocal_models.vlm import DenseConnectorModel
 
 KEY = "picture"
-
-
 WORDS = ("class_words", "thing_words", "count_words", "text_words")
 
 

@@ -43,12 +43,8 @@ class Words(nn.Module):
         self.register_buffer("names", torch.zeros(classes, NAME_PARTS, n_embd))
         self.gain = nn.Parameter(torch.ones(2))
 
-    def forward(self, features: Tensor) -> Tensor:
-        """The words of every place, their parts added up: `[n, tokens, width]` to `[n, tokens, n_embd]`."""
-        return self.say(self.heard(features)).sum(2)
-
     def heard(self, features: Tensor) -> Tensor:
-        """How loudly each class is said at every place, `[n, tokens, classes]`."""
+        """How loudly each class is said at every place: `[n, tokens, width]` to `[n, tokens, classes]`."""
         logits = functional.linear(features, self.weight, self.bias)
         here = logits.softmax(-1)
         return self.gain[0] * here + self.gain[1] * self.everywhere(logits, here)
@@ -56,6 +52,13 @@ class Words(nn.Module):
     def say(self, heard: Tensor) -> Tensor:
         """`[n, places, classes]` to the parts of names, `[n, places, NAME_PARTS, n_embd]`."""
         return (heard @ self.names.flatten(1)).unflatten(2, self.names.shape[1:])
+
+    @torch.no_grad()
+    def fill(self, weight: Tensor, bias: Tensor, gain: Sequence[float]) -> None:
+        """Take a trained classifier, said this loudly."""
+        self.weight.copy_(weight)
+        self.bias.copy_(bias)
+        self.gain.copy_(torch.tensor(gain))
 
     @torch.no_grad()
     def call(self, tokens: Tensor, token_embeddings: Tensor) -> None:

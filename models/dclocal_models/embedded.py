@@ -6,6 +6,7 @@ convolutional branch out of a `.pth`, the language model out of a GGUF.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,35 +112,51 @@ def _load_class_words(model: DenseConnectorModel, conv_pth: Path, tokenizer: Any
     embeddings = model.base_llm.get_input_embeddings().weight
     words = model.connector.class_words
     assert words is not None
-    words.weight.copy_(weight)
-    words.bias.copy_(bias)
-    words.gain.data.fill_(CLASSES_GAIN)
+    words.fill(weight, bias, (CLASSES_GAIN, CLASSES_GAIN))
     words.call(name_tokens(class_names(), lambda text: tokenizer(text, add_special_tokens=False).input_ids), embeddings)
 
 
-def trained_dc_tiny(
+def shipped_dc_tiny(
     parts: Path, vit_onnx: Path, llm_gguf: Path, *, dtype: torch.dtype = torch.float32
 ) -> tuple[DenseConnectorModel, Any]:
-    """`dc-tiny` as it ships, in PyTorch: the parts' weights over the pretrained ones, LoRA merged.
-
-    What the assembled bundle is compared with.
-    """
+    """`dc-tiny` as it ships, in PyTorch: the parts' weights over the pretrained ones; LoRA apart, to be trained on."""
     from safetensors.torch import load_file
 
     from dclocal.assemble import LORA_PREFIX, WEIGHTS_FILE, read_parts, word_embeddings
 
     llm, tokenizer = load_language_model(llm_gguf, dtype)
-    model = DenseConnectorModel(DC_TINY, llm)
-    model.vision.vit.tower.load_state_dict(vit_state_dict(vit_onnx, model.vision.grid))
+    scale = read_parts(parts)["lora_scale"]
     weights = {name: tensor.float() for name, tensor in load_file(parts / WEIGHTS_FILE).items()}
     shipped = {name: tensor for name, tensor in weights.items() if not name.startswith(LORA_PREFIX)}
+    lora = {name.removeprefix(LORA_PREFIX): tensor for name, tensor in weights.items() if name not in shipped}
+    model = DenseConnectorModel(DC_TINY, llm)
+    model.vision.vit.tower.load_state_dict(vit_state_dict(vit_onnx, model.vision.grid))
     spoken = word_embeddings({name: tensor.int().numpy() for name, tensor in shipped.items()}, llm_gguf)
-    shipped |= {name: torch.from_numpy(table) for name, table in spoken.items()}
-    model.load_state_dict(shipped, strict=False)
-    scale = read_parts(parts)["lora_scale"]
-    layers = model.base_llm.model
-    for name in weights:
-        if name.startswith(LORA_PREFIX) and name.endswith(".A"):
-            linear = layers.get_submodule(name.removeprefix(LORA_PREFIX).removesuffix(".A"))
-            linear.weight.data += (scale * weights[f"{name[:-1]}B"] @ weights[name]).to(dtype)
+    model.load_state_dict(shipped | {name: torch.from_numpy(table) for name, table in spoken.items()}, strict=False)
+    model.llm = _with_lora(llm, lora, scale)
     return model.eval(), tokenizer
+
+
+def trained_dc_tiny(
+    parts: Path, vit_onnx: Path, llm_gguf: Path, *, dtype: torch.dtype = torch.float32
+) -> tuple[DenseConnectorModel, Any]:
+    """`shipped_dc_tiny` with LoRA merged: what the assembled bundle is compared with."""
+    model, tokenizer = shipped_dc_tiny(parts, vit_onnx, llm_gguf, dtype=dtype)
+    model.llm = model.llm.merge_and_unload()
+    return model, tokenizer
+
+
+def _with_lora(llm: Any, matrices: Mapping[str, Tensor], scale: float) -> Any:
+    """The language model with peft's LoRA of these matrices, "layers.N.MODULE.A" `[rank, inputs]` and "….B"."""
+    from peft import LoraConfig, get_peft_model
+
+    owners = sorted({name[:-2] for name in matrices})
+    rank = len(matrices[f"{owners[0]}.A"])
+    modules = sorted({owner.rpartition(".")[2] for owner in owners})
+    config = LoraConfig(r=rank, lora_alpha=round(scale * rank), target_modules=modules, task_type="CAUSAL_LM")
+    adapted: Any = get_peft_model(llm, config)
+    for owner in owners:
+        layer: Any = adapted.get_base_model().model.get_submodule(owner)
+        layer.lora_A["default"].weight.data.copy_(matrices[f"{owner}.A"])
+        layer.lora_B["default"].weight.data.copy_(matrices[f"{owner}.B"])
+    return adapted

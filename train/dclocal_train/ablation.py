@@ -31,6 +31,7 @@ from dclocal_models.vlm import DenseConnectorModel, ModelConfig
 from dclocal_train.collate import Collator
 from dclocal_train.config import DataConfig, Recipe, StageConfig
 from dclocal_train.data import IGNORED, Encoder, RowDataset, TurnPlan
+from dclocal_train.precision import autocast
 from dclocal_train.sources import fetch_sources
 from dclocal_train.stages import prepare_stage
 from dclocal_train.synthetic import easy_vqa, shapes
@@ -70,7 +71,7 @@ class Layers:
         spec = image_spec_of(VISION.image_size)
         for name, place in tqdm(self.places.items(), desc="vision features", unit="image"):
             pixels = torch.from_numpy(to_pixels([load_image(folder / name)], spec))
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad(), autocast():
                 states = [state.float() for state in backbone(pixels).hidden_states]
             means = [torch.stack(states[start : start + 6]).mean(0) for start in (0, 6)]
             kept = torch.cat([states[11], *(states[layer] for layer in LAYERS), *means], dim=-1)
@@ -219,7 +220,7 @@ def evaluate(model: DenseConnectorModel, rows: Sequence[Any], encoder: Encoder, 
         example = RowDataset([row], encoder, plan, inputs)[0]
         batch = Collator()([example])
         labels = batch.pop("labels")[0]
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             logits = model(**batch)["logits"][0]
         answers = [i for i in range(1, len(labels)) if labels[i] != IGNORED and labels[i - 1] == IGNORED]
         for place, turn in zip(answers, row["conversations"][::2], strict=True):

@@ -69,6 +69,9 @@ class StageConfig:
     With `keep_language` above 0, rows without a picture teach the language model's own probabilities, those without its
     LoRA, in place of their answers: so it goes on talking as it did, also through rounded weights.  The divergence
     from them counts that many times as much as an answer's loss, than which it is smaller.
+    With `bf16` products are in bfloat16 where the machine has it.
+    With `average_from` the stage ends with the mean of its weights after that step and each later one (Izmailov et al.
+    2018), which wants a rate that stays.
     """
 
     name: str
@@ -98,6 +101,7 @@ class StageConfig:
     branched_share: float = 0.75
     answer_balance: float = 0.0
     keep_language: float = 0.0
+    average_from: int | None = None
     group_by_length: bool = False
     cache_features: bool = False
     max_broken_share: float = 0.01
@@ -117,6 +121,8 @@ class StageConfig:
             raise RecipeError(f"stage {self.name} has lora and llm_learning_rate", "train by one of them")
         if self.keep_language and self.lora is None:
             raise RecipeError(f"stage {self.name}: keep_language without lora", "what is kept is the model without it")
+        if self.average_from is not None and not 0 < self.average_from <= (self.steps or self.average_from):
+            raise RecipeError(f"stage {self.name}: average_from is {self.average_from}", "use one of the stage's steps")
         if self.cache_features and self.vision_learning_rate is not None:
             raise RecipeError(f"stage {self.name} caches features of a backbone that it trains", "drop one of the two")
 
@@ -186,7 +192,8 @@ class ModelSource:
 class Recipe:
     """A whole training: where it starts, its data, its stages in order and its seed.
 
-    `start`: "dc-tiny" (the embedded default's parts), "model" (what `model` describes), or a checkpoint's folder.
+    `start`: "dc-tiny" (the embedded default's parts), "shipped-dc-tiny" (the embedded default as it ships, its LoRA to
+    be trained on), "model" (what `model` describes), or a checkpoint's folder.
     `data` is a folder, or what `--build-data` makes.  `things`, `counts` and `texts`, where the model has such words,
     say how they are made.  `gpus` is the count that the recipe was made for.
     `loggers`: names of transformers' reporters, such as tensorboard and wandb.

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from dclocal.errors import ImageError
 from dclocal.images import image_key, to_pixels
 from dclocal_models.vlm import DenseConnectorModel, image_spec
+from dclocal_train.precision import autocast
+from dclocal_train.trained import save_whole
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,7 +41,7 @@ class FeatureCache:
     def fill(
         self, model: DenseConnectorModel, names: Sequence[str], on_images: Callable[[int], None] = lambda n: None
     ) -> None:
-        """Compute what is missing, under bf16 autocast; pictures that cannot be read are left out."""
+        """Compute what is missing, in bfloat16 where that is quick; pictures that cannot be read are left out."""
         waiting: dict[Path, Image] = {}
         for name in dict.fromkeys(names):
             try:
@@ -73,13 +75,13 @@ class FeatureCache:
     def _compute(self, model: DenseConnectorModel, images: dict[Path, Image]) -> None:
         device = next(model.vision.parameters()).device
         pixels = torch.from_numpy(to_pixels(list(images.values()), self.spec)).to(device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device.type):
             dense, conv_map = model.vision_features(pixels)
         for index, file in enumerate(images):
             tensors = {"dense": dense[index].half().cpu()}
             if conv_map is not None:
                 tensors["conv_map"] = conv_map[index].half().cpu()
-            _save_whole(tensors, file)
+            save_whole(tensors, file)
 
 
 def vision_fingerprint(model: DenseConnectorModel) -> str:
@@ -91,9 +93,3 @@ def vision_fingerprint(model: DenseConnectorModel) -> str:
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _save_whole(tensors: dict[str, Tensor], file: Path) -> None:
-    part = file.with_suffix(".part")
-    save_file(tensors, part)
-    part.replace(file)

@@ -19,7 +19,8 @@ from dclocal_models.answer import tokenize_with
 from dclocal_models.place_nets import PlaceNet
 from dclocal_models.vlm import DenseConnectorModel, image_spec
 from dclocal_train.config import PlaceNetConfig
-from dclocal_train.trainer import save_whole
+from dclocal_train.precision import autocast
+from dclocal_train.trained import save_whole
 
 BATCH = 8
 Drawn = tuple[Image.Image, Any]
@@ -54,7 +55,7 @@ def gather(model: DenseConnectorModel, draw: Callable[[int], Drawn], count: int,
 def features_of(model: DenseConnectorModel, pictures: Sequence[Image.Image]) -> tuple[Tensor, Tensor | None]:
     """What `DenseConnectorModel.vision_features` gives of pictures, in bfloat16 where that is quick."""
     pixels = torch.from_numpy(to_pixels(pictures, image_spec(model)))
-    with torch.autocast("cpu", torch.bfloat16, enabled=not torch.cuda.is_available()):
+    with autocast():
         return model.vision_features(pixels)
 
 
@@ -97,7 +98,7 @@ def fit(
         if conv_maps is not None and conv_norm is not None:
             mean, deviation = (each[:, None, None] for each in conv_norm)
             conv_map = _dropped((conv_maps[rows].float() - mean) / deviation, config.dropout)
-        with torch.autocast("cpu", torch.bfloat16, enabled=not torch.cuda.is_available()):
+        with autocast():
             value = loss(dense, conv_map, rows)
         optimizer.zero_grad()
         value.backward()

@@ -25,7 +25,8 @@ from dclocal_train.pictures import Pictures, open_pictures
 from dclocal_train.rows import open_rows
 from dclocal_train.stages import prepare_stage
 from dclocal_train.start import start_model
-from dclocal_train.trainer import TRAINED_FILE, load_trained, run_stage
+from dclocal_train.trained import TRAINED_FILE, load_trained
+from dclocal_train.trainer import run_stage
 
 
 def train(recipe: Recipe, source_folder: Path | None) -> Path:

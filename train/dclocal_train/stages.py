@@ -9,7 +9,7 @@ from torch import nn
 
 from dclocal_models.place_nets import PlaceNet
 from dclocal_models.vlm import DenseConnectorModel
-from dclocal_train.config import LoraSettings, StageConfig
+from dclocal_train.config import LoraSettings, RecipeError, StageConfig
 from dclocal_train.fake_quant import round_lora
 
 
@@ -32,6 +32,13 @@ def prepare_stage(model: DenseConnectorModel, stage: StageConfig) -> None:
     if stage.lora is not None:
         if not hasattr(model.llm, "peft_config"):
             add_lora(model, stage.lora)
+        found = model.llm.peft_config[model.llm.active_adapter]
+        if (found.r, found.lora_alpha) != (stage.lora.rank, stage.lora.alpha):
+            raise RecipeError(
+                f"stage {stage.name} wants LoRA of rank {stage.lora.rank} and alpha {stage.lora.alpha}; the model has "
+                f"rank {found.r} and alpha {found.lora_alpha}",
+                "one run has one adapter: use the model's",
+            )
         if stage.lora.rounded is not None:
             round_lora(model.llm, stage.lora.rounded)
         for name, parameter in model.llm.named_parameters():

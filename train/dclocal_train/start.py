@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,12 +13,16 @@ import torch
 
 from dclocal.errors import UserError
 from dclocal.formats import FORMATS
+from dclocal.store import parts_folder
 from dclocal_models.open import open_checkpoint
 from dclocal_models.registry import BACKBONES, CONNECTORS, lookup
 from dclocal_models.vision import VisionConfig
 from dclocal_models.vlm import DenseConnectorModel, ModelConfig
 from dclocal_train.config import LlmSource, ModelSource, Recipe, RecipeError, TowerSource
 from dclocal_train.matmul_attention import prepare_for_cpu
+from dclocal_train.precision import has_quick_bf16
+
+SHIPPED = "shipped-dc-tiny"
 
 
 class StartError(UserError):
@@ -26,8 +31,9 @@ class StartError(UserError):
 
 def start_model(recipe: Recipe, source_folder: Path | None) -> tuple[DenseConnectorModel, Any]:
     """The untrained model and its tokenizer; frozen parts are bfloat16 where the recipe's stages are."""
-    model, tokenizer = _start(recipe, source_folder, training_dtype(recipe))
-    if training_dtype(recipe) is torch.bfloat16 and not torch.cuda.is_available():
+    dtype = training_dtype(recipe)
+    model, tokenizer = _start(recipe, source_folder, dtype)
+    if dtype is torch.bfloat16 and not torch.cuda.is_available():
         prepare_for_cpu(model)
     return model, tokenizer
 
@@ -39,16 +45,29 @@ def _start(recipe: Recipe, source_folder: Path | None, dtype: torch.dtype) -> tu
 
         sources = fetch_sources(("vit", "conv", "llm"), source_folder)
         return pretrained_dc_tiny(sources["vit"], sources["conv"], sources["llm"], dtype=dtype)
+    if recipe.start == SHIPPED:
+        from dclocal_models.embedded import shipped_dc_tiny
+        from dclocal_train.sources import fetch_sources
+
+        sources = fetch_sources(("vit", "llm"), source_folder)
+        return shipped_dc_tiny(parts_folder("dc-tiny"), sources["vit"], sources["llm"], dtype=dtype)
     if recipe.model is not None:
         return _assemble(recipe.model, dtype)
     if not Path(recipe.start).is_dir():
-        raise RecipeError(f"start is {recipe.start!r}", "use dc-tiny, model, or the folder of a checkpoint")
+        raise RecipeError(
+            f"start is {recipe.start!r}", "use dc-tiny, shipped-dc-tiny, model, or the folder of a checkpoint"
+        )
     return open_checkpoint(Path(recipe.start), dtype=dtype)
 
 
 def training_dtype(recipe: Recipe) -> torch.dtype:
     """In which the frozen parts are held."""
-    return torch.bfloat16 if all(stage.bf16 for stage in recipe.stages) else torch.float32
+    if not all(stage.bf16 for stage in recipe.stages):
+        return torch.float32
+    if not has_quick_bf16():
+        print("dclocal: this processor has no bfloat16, so training is in float32", file=sys.stderr)
+        return torch.float32
+    return torch.bfloat16
 
 
 def model_config(source: ModelSource) -> ModelConfig:

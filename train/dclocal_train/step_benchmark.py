@@ -21,6 +21,7 @@ from dclocal_models.vlm import DenseConnectorModel
 from dclocal_train.collate import Collator
 from dclocal_train.config import Recipe, StageConfig, load_recipe
 from dclocal_train.inputs import Pixels
+from dclocal_train.precision import has_quick_bf16
 from dclocal_train.run import stage_dataset
 from dclocal_train.stages import make_optimizer, prepare_stage, trained
 from dclocal_train.start import start_model
@@ -41,7 +42,7 @@ class StepTimer:
         batch = {key: value.to(self.device) for key, value in batch.items()}
         times: dict[str, float] = {}
         model = self.model
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.stage.bf16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.stage.bf16 and has_quick_bf16()):
             if "pixels" in batch:
                 pixels = batch.pop("pixels").to(next(model.vision.parameters()).dtype)
                 dense, conv_map = self._timed("vision", times, lambda: model.vision_features(pixels))

@@ -29,7 +29,7 @@ from dclocal_train.synthetic.concepts import Concepts
 from dclocal_train.synthetic.materials import build_materials, load_materials
 from dclocal_train.synthetic.sprites import Wanted, draw_sprite
 from dclocal_train.synthetic.things import Thing
-from dclocal_train.trainer import save_whole
+from dclocal_train.trained import save_whole
 
 NOTHING = ""
 FILE = "thing_words.safetensors"
@@ -72,9 +72,7 @@ def fit_thing_words(
         folder.mkdir(parents=True, exist_ok=True)
         save_whole({"weight": weight, "bias": bias, "tokens": tokens}, path)
     kept = load_file(path)
-    words.weight.copy_(kept["weight"])
-    words.bias.copy_(kept["bias"])
-    words.gain.data.copy_(torch.tensor(config.gain))
+    words.fill(kept["weight"], kept["bias"], config.gain)
     words.call(kept["tokens"], model.base_llm.get_input_embeddings().weight)
 
 

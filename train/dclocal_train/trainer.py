@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from dclocal_models.vlm import DenseConnectorModel
+from dclocal_train.averaging import Averaging
 from dclocal_train.config import Recipe, RecipeError, StageConfig
 from dclocal_train.data import RowDataset
+from dclocal_train.precision import has_quick_bf16
 from dclocal_train.sampler import LengthGroupedSampler, row_length
 from dclocal_train.speed import Speed
 from dclocal_train.stages import make_optimizer
-
-TRAINED_FILE = "trained.safetensors"
+from dclocal_train.trained import TRAINED_FILE, load_trained, save_whole, trained_state
 
 
 class StageArguments(TrainingArguments):
@@ -41,6 +41,14 @@ class StageTrainer(Trainer):
     def __init__(self, *arguments: Any, stage: StageConfig, **options: Any):
         self.stage, self.speed = stage, Speed()
         super().__init__(*arguments, **options)
+        self.averaging: Averaging | None = None
+        if stage.average_from is not None:
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise RecipeError(
+                    f"stage {stage.name}: average_from", "leave it out: this model's weights are in shards"
+                )
+            self.averaging = Averaging(self.model, stage.average_from)
+            self.add_callback(self.averaging)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         ids, shown = inputs["input_ids"], inputs["image_mask"].any(dim=1)
@@ -68,9 +76,13 @@ class StageTrainer(Trainer):
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         save_whole(trained_state(self.accelerator.unwrap_model(self.model), state_dict), folder / TRAINED_FILE)
+        if self.averaging is not None:
+            self.averaging.save(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_trained(model or self.model, Path(resume_from_checkpoint) / TRAINED_FILE)
+        if self.averaging is not None:
+            self.averaging.resume(Path(resume_from_checkpoint))
 
 
 class EpochCallback(TrainerCallback):
@@ -83,35 +95,13 @@ class EpochCallback(TrainerCallback):
         self.dataset.epoch = int(state.epoch or 0)
 
 
-def trained_state(model: torch.nn.Module, gathered: dict[str, Any] | None = None) -> dict[str, torch.Tensor]:
-    """The parameters that move, by name; out of `gathered` where the model itself holds but a shard of each."""
-    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    state = gathered or dict(model.named_parameters())
-    return {name: state[name].detach().cpu().contiguous() for name in names}
-
-
-def save_whole(state: dict[str, torch.Tensor], file: Path) -> None:
-    """Write tensors whole or not at all."""
-    part = file.with_suffix(".part")
-    save_file(state, part)
-    part.replace(file)
-
-
-def load_trained(model: torch.nn.Module, file: Path) -> None:
-    """Put saved parameters back; raises ValueError naming what does not belong to this model."""
-    state = load_file(file)
-    unknown = set(state) - {name for name, _ in model.named_parameters()}
-    if unknown:
-        raise ValueError(f"{file} holds {sorted(unknown)[0]} and {len(unknown) - 1} more that this model has not")
-    model.load_state_dict(state, strict=False)
-
-
 def run_stage(
     model: DenseConnectorModel, dataset: RowDataset, collator: Any, recipe: Recipe, stage: StageConfig, folder: Path
 ) -> bool:
     """Train one stage in `folder`, resuming from its newest checkpoint; writes `trained.safetensors` at the end.
 
-    True where the processes hold the model in shards, so that it is of no further use here.
+    The model has the stage's last weights then, or their mean with `average_from`.  True where the processes hold it in
+    shards, so that it is of no further use here.
     """
     trainer = StageTrainer(
         model=model,
@@ -125,8 +115,11 @@ def run_stage(
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     gathered = trainer.accelerator.get_state_dict(trainer.model_wrapped) if sharded else None
+    trained = trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.averaging is not None:
+        trained.load_state_dict(trainer.averaging.mean, strict=False)
     if trainer.is_world_process_zero():
-        save_whole(trained_state(trainer.accelerator.unwrap_model(trainer.model), gathered), folder / TRAINED_FILE)
+        save_whole(trained_state(trained, gathered), folder / TRAINED_FILE)
         (folder / "losses.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n", encoding="utf-8")
     trainer.accelerator.wait_for_everyone()
     return sharded
@@ -150,7 +143,7 @@ def training_arguments(recipe: Recipe, stage: StageConfig, folder: Path, rows: i
         lr_scheduler_kwargs=decay if stable else {},
         warmup_steps=warmup_steps(stage, steps),
         max_grad_norm=stage.max_grad_norm,
-        bf16=stage.bf16,
+        bf16=stage.bf16 and has_quick_bf16(),
         save_steps=stage.save_steps,
         save_total_limit=2,
         logging_steps=stage.log_steps,

@@ -53,6 +53,13 @@ def _drill(materials: Materials, random_source: random.Random) -> Sample:
     return Sample(scene.image, caption(scene, random_source), drills.drill(scene, materials.concepts, random_source))
 
 
+def _relations(materials: Materials, random_source: random.Random) -> Sample:
+    while True:
+        scene = draw_scene(materials.concepts, random_source, materials.photos, kinds=drills.RELATION_KINDS)
+        if turns := drills.drill_relations(scene, random_source):
+            return Sample(scene.image, caption(scene, random_source), turns)
+
+
 def _words(materials: Materials, random_source: random.Random) -> Sample:
     picture = draw_words(materials.faces, materials.vocabulary, random_source)
     return Sample(picture.image, words_caption(picture, random_source), ask_words(picture, random_source))
@@ -74,6 +81,7 @@ def _photograph(materials: Materials, random_source: random.Random) -> Sample:
 DRAWERS: dict[str, Callable[[Materials, random.Random], Sample]] = {
     "scenes": _scene,
     "drills": _drill,
+    "relations": _relations,
     "words": _words,
     "charts": _chart,
     "imprints": _imprint,

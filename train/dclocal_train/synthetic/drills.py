@@ -13,10 +13,11 @@ from dclocal_train.synthetic.concepts import Concepts
 from dclocal_train.synthetic.english import article, be, countable, plural
 from dclocal_train.synthetic.phrases import COLOUR, COUNTING, EXISTENCE, WHERE
 from dclocal_train.synthetic.scene_places import place_of, relation
-from dclocal_train.synthetic.scene_questions import Turn, relation_turn
-from dclocal_train.synthetic.scenes import Scene
+from dclocal_train.synthetic.scene_questions import RELATION_FORMS, Turn, relation_turn
+from dclocal_train.synthetic.scenes import Placed, Scene
 
 KINDS = ("pair", "many", "counting")
+RELATION_KINDS = ("pair", "many")
 MOST_TURNS, MOST_RELATIONS, MOST_NAMES = 22, 10, 4
 WAYS = 3
 """In which a pair is asked about, at most."""
@@ -40,10 +41,8 @@ def drill(scene: Scene, drawn: Concepts, random_source: random.Random) -> list[T
         answer = "yes" if counts[names[0]] > counts[names[1]] else "no"
         turns.append((f"Are there more {plural(names[0])} than {plural(names[1])}?", answer))
     turns.append((random_source.choice(COUNTING).format("objects"), str(len(scene.objects))))
-    alone = [placed for placed in scene.objects if counts[placed.name] == 1]
-    pairs = [(one, other) for one in alone for other in alone if one is not other and relation(one, other)]
-    random_source.shuffle(pairs)
-    for pair in (pairs * WAYS)[:MOST_RELATIONS]:
+    alone = _alone(scene)
+    for pair in (_pairs(alone, random_source) * WAYS)[:MOST_RELATIONS]:
         turns.append(relation_turn(*pair, random_source))
     for placed in alone[:2]:
         if place := place_of(placed, scene):
@@ -52,3 +51,25 @@ def drill(scene: Scene, drawn: Concepts, random_source: random.Random) -> list[T
             turns.append((random_source.choice(COLOUR).format(be(placed.name), placed.name), placed.colour))
     random_source.shuffle(turns)
     return list(dict(turns).items())[:MOST_TURNS]
+
+
+def drill_relations(scene: Scene, random_source: random.Random) -> list[Turn]:
+    """Up to MOST_TURNS turns in random order on who is where from whom; each pair is asked about in every form, so that
+    its yes stands beside its no."""
+    pairs = _pairs(_alone(scene), random_source)
+    turns = [relation_turn(*pair, random_source, form) for pair in pairs for form in RELATION_FORMS][:MOST_TURNS]
+    random_source.shuffle(turns)
+    return list(dict(turns).items())
+
+
+def _alone(scene: Scene) -> list[Placed]:
+    """The things whose names are theirs alone."""
+    counts = Counter(placed.name for placed in scene.objects)
+    return [placed for placed in scene.objects if counts[placed.name] == 1]
+
+
+def _pairs(things: list[Placed], random_source: random.Random) -> list[tuple[Placed, Placed]]:
+    """Those that stand clearly beside or above one another, both ways round, in random order."""
+    pairs = [(one, other) for one in things for other in things if one is not other and relation(one, other)]
+    random_source.shuffle(pairs)
+    return pairs

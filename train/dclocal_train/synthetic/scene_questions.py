@@ -28,6 +28,7 @@ from dclocal_train.synthetic.scene_places import OPPOSITES, place_of, relation, 
 from dclocal_train.synthetic.scenes import Placed, Scene
 
 MOST_TURNS = 9
+RELATION_FORMS = ("open", "choice", "yes", "no")
 Turn = tuple[str, str]
 
 
@@ -179,22 +180,23 @@ def _relations(scene: Scene, _: Concepts, random_source: random.Random) -> list[
     return turns
 
 
-def relation_turn(first: Placed, second: Placed, random_source: random.Random) -> Turn:
-    """Where the first is, seen from the second: asked openly, as a choice of two, or by yes and no."""
+def relation_turn(first: Placed, second: Placed, random_source: random.Random, form: str | None = None) -> Turn:
+    """Where the first is, seen from the second, in one of RELATION_FORMS: asked openly, as a choice of two, or so that
+    the answer is yes or no."""
     side = relation(first, second)
     assert side is not None
     phrase = {"left": "to the left", "right": "to the right"}.get(side, side)
-    form = random_source.randint(0, 3)
-    if form == 0:
+    form = form or random_source.choice(RELATION_FORMS)
+    if form == "open":
         return random_source.choice(WHERE["relative"]).format(first.name, second.name, be(first.name)), phrase
-    if form == 1:
+    if form == "choice":
         options = [side, OPPOSITES[side]]
         random_source.shuffle(options)
         said = ["to the " + one if one in ("left", "right") else one for one in options]
         link = " of" if side in ("left", "right") else ""
         return f"{be(first.name).capitalize()} the {first.name} {said[0]} or {said[1]}{link} the {second.name}?", phrase
-    asked, answer = random_source.choice(((side, "yes"), (OPPOSITES[side], "no")))
-    return random_source.choice(RELATION[asked]).format(first.name, second.name, be(first.name).capitalize()), answer
+    asked = side if form == "yes" else OPPOSITES[side]
+    return random_source.choice(RELATION[asked]).format(first.name, second.name, be(first.name).capitalize()), form
 
 
 def _sizes(scene: Scene, _: Concepts, random_source: random.Random) -> list[Turn]:

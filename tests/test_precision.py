@@ -1,0 +1,26 @@
+"""Where a processor has no bfloat16, training in it takes a hundred times as long."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from dclocal_train import start, trainer
+from dclocal_train.config import load_recipe
+from dclocal_train.start import training_dtype
+from dclocal_train.trainer import training_arguments
+
+RECIPE = Path(__file__).parent.parent / "train" / "recipes" / "dc-tiny.yaml"
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_bfloat16_is_used_where_it_is_quick(quick: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(start, "has_quick_bf16", lambda: quick)
+    monkeypatch.setattr(trainer, "has_quick_bf16", lambda: quick)
+    recipe = dataclasses.replace(load_recipe(RECIPE), loggers=())
+    assert all(stage.bf16 for stage in recipe.stages)
+    assert training_dtype(recipe) is (torch.bfloat16 if quick else torch.float32)
+    assert training_arguments(recipe, recipe.stages[0], tmp_path, 100).bf16 is quick
