@@ -26,6 +26,9 @@ TOKENS, NAMES = ".tokens", ".names"
 """How the names of weights end that hold words as tokens of the language model, and their embeddings."""
 WORDS, PRODUCT = "_words/", "/connector/MatMul"
 """In the names of nodes of the modules that tell words, and how a product is called that the connector itself makes."""
+QUANTIZING = "quantizing the language model"
+ASSEMBLY = 2
+"""Raise it when the same parts are assembled into another bundle, so that those that stand are made anew."""
 Progress = Callable[[str, int, int], None]
 
 
@@ -50,12 +53,17 @@ def assemble(parts: Path, sources: Mapping[str, Path], out: Path, progress: Prog
         shutil.copyfile(parts / name, out / name)
     progress("writing the manifest", 0, 1)
     manifest = description["manifest"]
-    manifest["provenance"]["parts_sha256"] = hashlib.sha256((parts / PARTS_FILE).read_bytes()).hexdigest()
+    manifest["provenance"] |= made_of(parts)
     manifest["files"] = {
         name: {"size_bytes": entry.size_bytes, "sha256": entry.sha256} for name, entry in describe_files(out).items()
     }
     write_manifest(out, parse_manifest(json.dumps(manifest), where=str(out)))
     progress("writing the manifest", 1, 1)
+
+
+def made_of(parts: Path) -> dict[str, Any]:
+    """What a bundle's provenance says of how it was assembled: from these parts, by this code."""
+    return {"parts_sha256": hashlib.sha256((parts / PARTS_FILE).read_bytes()).hexdigest(), "assembly": ASSEMBLY}
 
 
 def read_parts(parts: Path) -> dict[str, Any]:
@@ -213,10 +221,9 @@ def build_llm(
 
     merged = out.with_suffix(".f16.gguf")
     merge_lora(gguf_file, lora, scale, merged, lambda done, total: progress("merging the adapter", done, total))
-    progress("quantizing the language model", 0, 1)
-    quantize_gguf(merged, out, quantization)
+    quantize_gguf(merged, out, quantization, lambda done, total: progress(QUANTIZING, done - 1, total))
     merged.unlink()
-    progress("quantizing the language model", 1, 1)
+    progress(QUANTIZING, 1, 1)
 
 
 def load_weights(file: Path) -> dict[str, np.ndarray]:

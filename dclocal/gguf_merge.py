@@ -7,6 +7,7 @@ order (its rotary embedding pairs neighbours, transformers' pairs halves), so th
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ MODULES = {
     "mlp.up_proj": ("ffn_up", None),
     "mlp.down_proj": ("ffn_down", None),
 }
+TENSOR_LINE = re.compile(r"\[ *(\d+)/ *(\d+)\] ")
+"""How llama.cpp tells which tensor it comes to."""
 # llama.cpp's file types; the token embedding, which is the output matrix too, keeps eight bits.
 QUANTIZATIONS = {"f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "iq4_nl": 25}
 
@@ -79,25 +82,41 @@ def token_embeddings(source: Path) -> np.ndarray:
     raise BundleError(f"{source} has no token embeddings", "use the pinned package")
 
 
-def quantize_gguf(source: Path, out: Path, quantization: str) -> None:
+def quantize_gguf(
+    source: Path, out: Path, quantization: str, on_tensor: Callable[[int, int], None] = lambda done, total: None
+) -> None:
     """llama.cpp's own quantization; `quantization` is a name in QUANTIZATIONS."""
     import llama_cpp.llama_cpp as llama
 
-    from dclocal.llama_log import capture_log, run_logging
     from dclocal.machine import usable_cores
 
     if quantization not in QUANTIZATIONS:
         raise BundleError(f"unknown quantization {quantization!r}", f"known: {', '.join(QUANTIZATIONS)}")
-    log = capture_log()
     params = llama.llama_model_quantize_default_params()
     params.ftype = QUANTIZATIONS[quantization]
     params.allow_requantize = True
     params.nthread = usable_cores()
     params.token_embedding_type = params.output_tensor_type = llama.GGML_TYPE_Q8_0
-    if run_logging(llama.llama_model_quantize, os.fsencode(source), os.fsencode(out), params):
-        raise BundleError(
-            f"llama.cpp could not quantize {source}: {' '.join(log.errors)[-200:]}", "see the free disk space"
-        )
+    reason = run_quantizer(source, out, params, on_tensor)
+    if reason:
+        raise BundleError(f"llama.cpp could not quantize {source}: {reason[-200:]}", "see the free disk space")
+
+
+def run_quantizer(source: Path, out: Path, params: Any, on_tensor: Callable[[int, int], None]) -> str:
+    """Let llama.cpp quantize a file, tensor by tensor; its reason where it failed, else nothing."""
+    import llama_cpp.llama_cpp as llama
+
+    from dclocal.llama_log import capture_log, is_zero, run_logging
+
+    def told(line: str) -> None:
+        found = TENSOR_LINE.match(line)
+        if found:
+            on_tensor(int(found[1]), int(found[2]))
+
+    files = os.fsencode(source), os.fsencode(out)
+    if is_zero(run_logging(llama.llama_model_quantize, *files, params, succeeded=is_zero, on_line=told)):
+        return ""
+    return " ".join(capture_log().errors) or "llama.cpp gave no reason"
 
 
 def _tensor_deltas(

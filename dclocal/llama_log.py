@@ -32,6 +32,7 @@ class _Receiver:
 
     def __init__(self) -> None:
         self.errors: collections.deque[str] = collections.deque(maxlen=KEPT_LINES)
+        self.on_line: Callable[[str], None] | None = None
         self._level = logging.DEBUG
         LOGGER.addHandler(logging.NullHandler())  # else logging prints warnings where no handler is set
         self.callback = llama.llama_log_callback(self._receive)
@@ -57,6 +58,8 @@ class _Receiver:
         if self._level >= logging.ERROR:
             self.errors.append(line)
         LOGGER.log(self._level, "%s", line)
+        if self.on_line is not None:
+            self.on_line(line)
 
 
 @functools.cache
@@ -65,17 +68,32 @@ def capture_log() -> _Receiver:
     return _Receiver()
 
 
-def run_logging(function: Callable[..., Result], *arguments: object) -> Result:
-    """Call a function of llama.cpp that logs and gives something false where it fails, in a thread of its own.
+def run_logging(
+    function: Callable[..., Result],
+    *arguments: object,
+    succeeded: Callable[[Result], bool] = bool,
+    on_line: Callable[[str], None] | None = None,
+) -> Result:
+    """Call a function of llama.cpp that logs, in a thread of its own; `succeeded` tells from its result whether it did
+    what it was to do, and `on_line` is told each line.
 
     Python delivers Ctrl-C to the main thread alone; arriving inside a callback from C it would be lost.
     """
     receiver = capture_log()
     receiver.errors.clear()
     with ThreadPoolExecutor(1) as pool:
-        if not LOGGER.isEnabledFor(logging.INFO):
+        if on_line is None and not LOGGER.isEnabledFor(logging.INFO):
             with receiver.deaf():
                 result = pool.submit(function, *arguments).result()
-            if result:
+            if succeeded(result):
                 return result
-        return pool.submit(function, *arguments).result()
+        receiver.on_line = on_line
+        try:
+            return pool.submit(function, *arguments).result()
+        finally:
+            receiver.on_line = None
+
+
+def is_zero(status: int) -> bool:
+    """How llama.cpp's functions that give a status tell success."""
+    return status == 0

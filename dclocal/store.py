@@ -7,7 +7,6 @@ that two processes build once and nothing half-written is ever taken for a bundl
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import re
 import shutil
@@ -160,13 +159,14 @@ def _read(path: Path) -> Bundle:
 
 
 def _ready(name: str, parts: Path) -> Bundle | None:
-    """The bundle, if it is whole and made from these parts."""
+    """The bundle, if it is whole and made from these parts as they are assembled now."""
+    from dclocal.assemble import made_of
+
     try:
         bundle = _read(bundles_folder() / name)
     except BundleError:
         return None
-    current = hashlib.sha256((parts / "parts.json").read_bytes()).hexdigest()
-    return bundle if bundle.manifest.provenance.get("parts_sha256") == current else None
+    return bundle if made_of(parts).items() <= bundle.manifest.provenance.items() else None
 
 
 def _build(name: str, parts: Path, source_dir: Path | None, progress: Progress) -> Bundle:

@@ -11,10 +11,12 @@ from pathlib import Path
 import llama_cpp.llama_cpp as llama
 import numpy as np
 import pytest
+from gguf import GGUFReader
 
 from dclocal.bundle import Sampling
 from dclocal.errors import BundleError, PromptError
 from dclocal.formats import FORMATS
+from dclocal.gguf_merge import quantize_gguf
 from dclocal.llm import LLM
 from dclocal.prompt import Embeds, Message, Tokens, render, to_segments
 from tests.tiny_files import read_embeddings
@@ -173,6 +175,18 @@ def test_a_quiet_terminal(sources: dict[str, Path], capfd: pytest.CaptureFixture
     """A terminal app draws on these streams."""
     LLM(sources["llm"], n_ctx=64).close()
     assert capfd.readouterr() == ("", "")
+
+
+def test_quantizing_is_done_once_and_told_tensor_by_tensor(
+    tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp gives 0 where it went well; taken for a failure it would be done again."""
+    calls, told = [], []
+    quantize = llama.llama_model_quantize
+    monkeypatch.setattr(llama, "llama_model_quantize", lambda *given: calls.append(given) or quantize(*given))
+    quantize_gguf(tiny_gguf, tmp_path / "q8.gguf", "q8_0", lambda done, total: told.append((done, total)))
+    tensors = len(GGUFReader(tiny_gguf).tensors)
+    assert len(calls) == 1 and told == [(done, tensors) for done in range(1, tensors + 1)]
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from dclocal import store, wheels
+from dclocal.assemble import made_of
 from dclocal.bundle import describe_files, write_manifest
 from dclocal.errors import BundleError
 from dclocal.fake import fake_bundle
@@ -29,13 +30,10 @@ def small_assemble(parts: Path, out: Path) -> None:
     """What `assemble` does, in small."""
     for name in ("vision.onnx", "llm.gguf", "parity.json"):
         (out / name).write_text(f"contents of {name}")
-    fingerprint = hashlib.sha256((parts / "parts.json").read_bytes()).hexdigest()
     manifest = fake_bundle(out).manifest
     write_manifest(
         out,
-        dataclasses.replace(
-            manifest, name="dc-tiny", files=describe_files(out), provenance={"parts_sha256": fingerprint}
-        ),
+        dataclasses.replace(manifest, name="dc-tiny", files=describe_files(out), provenance=made_of(parts)),
     )
 
 
@@ -89,6 +87,13 @@ def test_new_parts_build_anew(setting: Path, own_home: Path) -> None:
     new = store.pull("dc-tiny", setting)
     assert new.manifest.provenance != old.manifest.provenance
     assert bundles(own_home) == ["dc-tiny"]
+
+
+def test_other_assembly_builds_anew(setting: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same parts, otherwise quantized: the bundle that stands is the old one."""
+    old = store.pull("dc-tiny", setting)
+    monkeypatch.setattr("dclocal.assemble.ASSEMBLY", 99)
+    assert store.pull("dc-tiny", setting).manifest.provenance == old.manifest.provenance | {"assembly": 99}
 
 
 @pytest.mark.parametrize(

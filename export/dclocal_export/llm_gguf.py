@@ -7,7 +7,6 @@ input gives the same bytes.
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -115,7 +114,7 @@ def quantize(f16: Path, out: Path, kind: str, *, imatrix: Path | None = None, pr
     """
     import llama_cpp.llama_cpp as llama
 
-    from dclocal.llama_log import capture_log, run_logging
+    from dclocal.gguf_merge import run_quantizer
     from dclocal.machine import usable_cores
 
     if kind not in FTYPES:
@@ -127,17 +126,16 @@ def quantize(f16: Path, out: Path, kind: str, *, imatrix: Path | None = None, pr
     weighed = imatrix_array(read_imatrix(imatrix)) if imatrix is not None else None
     if weighed is not None:
         params.imatrix = weighed
-    log = capture_log()
+    title = f"quantizing to {kind}"
 
     def write(part: Path) -> None:
         free_space(part.parent, f16.stat().st_size, out.name)
-        if run_logging(llama.llama_model_quantize, os.fsencode(f16), os.fsencode(part), params):
-            why = " ".join(log.errors)[-300:] or "llama.cpp gave no reason"
-            raise UserError(f"{f16} cannot be made {kind}: {why}", "use q8_0 or f16, or free some disk space")
+        why = run_quantizer(f16, part, params, lambda done, total: progress(title, done - 1, total))
+        if why:
+            raise UserError(f"{f16} cannot be made {kind}: {why[-300:]}", "use q8_0 or f16, or free some disk space")
 
-    progress(f"quantizing to {kind}", 0, 1)
     _written(out, write)
-    progress(f"quantizing to {kind}", 1, 1)
+    progress(title, 1, 1)
     return _described(out, kind)
 
 

@@ -22,7 +22,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from dclocal.errors import UserError
-from dclocal.llama_log import capture_log, run_logging
+from dclocal.llama_log import capture_log, is_zero, run_logging
 from dclocal.machine import usable_cores
 from dclocal.progress import Progress, silent
 from dclocal_models.connectors import Connector
@@ -207,7 +207,7 @@ def _one_picture(mtmd: Any, context: Any, image: Image, n_embd: int) -> np.ndarr
     try:
         failed = mtmd.mtmd_tokenize(context, chunks, ctypes.byref(text), bitmaps, 1)
         chunk = None if failed else mtmd.mtmd_input_chunks_get(chunks, 0)
-        if not chunk or run_logging(mtmd.mtmd_encode_chunk, context, chunk):
+        if not chunk or run_logging(mtmd.mtmd_encode_chunk, context, chunk, succeeded=is_zero):
             raise RuntimeError(f"llama.cpp could not encode a picture of {image.width}×{image.height}")
         tokens = mtmd.mtmd_input_chunk_get_n_tokens(chunk)
         return np.ctypeslib.as_array(mtmd.mtmd_get_output_embd(context), shape=(tokens, n_embd)).copy()
