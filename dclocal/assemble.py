@@ -26,7 +26,7 @@ TOKENS, NAMES = ".tokens", ".names"
 """How the names of weights end that hold words as tokens of the language model, and their embeddings."""
 WORDS, PRODUCT = "_words/", "/connector/MatMul"
 """In the names of nodes of the modules that tell words, and how a product is called that the connector itself makes."""
-QUANTIZING = "quantizing the language model"
+BUILDING, QUANTIZING = "building the vision graph", "quantizing the language model"
 ASSEMBLY = 2
 """Raise it when the same parts are assembled into another bundle, so that those that stand are made anew."""
 Progress = Callable[[str, int, int], None]
@@ -110,21 +110,22 @@ def word_embeddings(weights: Mapping[str, np.ndarray], llm: Path) -> dict[str, n
 
 
 def build_vision(graph: Path, weights: Mapping[str, np.ndarray], out: Path, progress: Progress) -> None:
-    """Fill the shipped graph and quantize its matrix products to int8, weights per channel."""
+    """Fill the shipped graph, fuse what can be, and quantize its matrix products to int8, weights per channel."""
     import onnx
 
-    progress("building the vision graph", 0, 3)
-    full = out.with_suffix(".fp32.onnx")
+    from dclocal.optimize import optimize, save_apart
+
+    progress(BUILDING, 0, 3)
+    full, fused = out.with_suffix(".fp32.onnx"), out.with_suffix(".fused.onnx")
     fill_graph(graph, weights, full)
-    progress("building the vision graph", 1, 3)
-    folded = out.with_suffix(".folded.onnx")
-    fold_constants(full, folded)
+    progress(BUILDING, 1, 3)
+    optimize(full, fused)
     full.unlink()
-    progress("building the vision graph", 2, 3)
-    quantize_vision(folded, out)
-    folded.unlink()
+    progress(BUILDING, 2, 3)
+    quantize_vision(fused, out)
+    fused.unlink()
     save_apart(onnx.load(out), out)
-    progress("building the vision graph", 3, 3)
+    progress(BUILDING, 3, 3)
 
 
 def fill_graph(graph: Path, weights: Mapping[str, np.ndarray], out: Path) -> None:
@@ -147,34 +148,6 @@ def fill_graph(graph: Path, weights: Mapping[str, np.ndarray], out: Path) -> Non
         tensor.data_location = TensorProto.DEFAULT
         tensor.raw_data = array.astype(tensor_dtype_to_np_dtype(tensor.data_type).newbyteorder("<")).tobytes()
     onnx.save(model, out)
-
-
-def fold_constants(source: Path, out: Path) -> None:
-    """ONNX Runtime's basic, provider-independent simplifications: constants folded, weights laid as used."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = str(out)
-    onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
-
-
-def data_name(graph: Path) -> str:
-    """The name of the file beside a graph that holds its weights."""
-    return f"{graph.name}.data"
-
-
-def save_apart(model: Any, out: Path) -> None:
-    """Write a graph, its weights in a file beside it: ONNX Runtime maps that into memory, where it reads and copies
-    what stands in the graph itself."""
-    import onnx
-
-    out.unlink(missing_ok=True)
-    onnx.save(model, out, save_as_external_data=True, location=data_name(out))
-    weights = out.with_name(data_name(out))
-    if weights.exists():
-        weights.chmod(out.stat().st_mode)  # onnx lets nobody else read it
 
 
 def tells_words(node: str) -> bool:

@@ -9,8 +9,9 @@ import onnx
 import pytest
 import torch
 
-from dclocal.assemble import fill_graph, fold_constants, quantize_vision
+from dclocal.assemble import fill_graph, quantize_vision
 from dclocal.errors import BundleError
+from dclocal.optimize import optimize
 from dclocal_export.parity import compare_embeds, run_graph
 from dclocal_export.parts import export_graph, shipped_vision_weights
 from dclocal_export.vision_onnx import export_vision
@@ -27,8 +28,8 @@ def test_graph_equals_the_model(backbone: str, tmp_path: Path) -> None:
         expected = model.encode_images(pixels).numpy()
     np.testing.assert_allclose(run_graph(tmp_path / "vision.onnx", pixels.numpy()), expected, atol=1e-5)
     np.testing.assert_allclose(run_graph(tmp_path / "vision.onnx", pixels[:1].numpy()), expected[:1], atol=1e-5)
-    fold_constants(tmp_path / "vision.onnx", tmp_path / "folded.onnx")
-    quantize_vision(tmp_path / "folded.onnx", tmp_path / "int8.onnx")
+    optimize(tmp_path / "vision.onnx", tmp_path / "fused.onnx")
+    quantize_vision(tmp_path / "fused.onnx", tmp_path / "int8.onnx")
     quantized = onnx.load(tmp_path / "int8.onnx").graph
     assert "MatMulInteger" in {node.op_type for node in quantized.node}  # quantized at all
     assert 60 < largest_int8(quantized) <= 64  # 2 · 64 · 255 fits into 16 bits, in which some processors add

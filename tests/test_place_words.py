@@ -11,7 +11,8 @@ import onnx
 import pytest
 import torch
 
-from dclocal.assemble import NAMES, fill_graph, fold_constants, quantize_vision, word_embeddings
+from dclocal.assemble import NAMES, fill_graph, quantize_vision, word_embeddings
+from dclocal.optimize import optimize
 from dclocal_export.parts import export_graph, shipped_vision_weights
 from dclocal_models.layers import features_at
 from dclocal_models.place_nets import CountNet, PlaceNet, TextNet
@@ -290,8 +291,8 @@ def test_the_graph_says_the_same_words(tmp_path: Path, monkeypatch: pytest.Monke
         silent = tiny_model("dinov2+efficientnet_lite2", counts=True, texts=3, things=4).eval().encode_images(pixels)
     assert (expected - silent).abs().max() > 0.1
     np.testing.assert_allclose(run_graph(tmp_path / "full.onnx", pixels.numpy()), expected.numpy(), atol=0.05)
-    fold_constants(tmp_path / "full.onnx", tmp_path / "folded.onnx")
-    quantize_vision(tmp_path / "folded.onnx", tmp_path / "int8.onnx")
+    optimize(tmp_path / "full.onnx", tmp_path / "fused.onnx")
+    quantize_vision(tmp_path / "fused.onnx", tmp_path / "int8.onnx")
     nodes = onnx.load(tmp_path / "int8.onnx").graph.node
     assert any(node.op_type == "MatMulInteger" for node in nodes)
     assert not any(node.op_type == "MatMulInteger" and "_words" in node.name for node in nodes)

@@ -18,8 +18,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from dclocal import optimize
 from dclocal.images import load_image, to_pixels
-from dclocal_export import optimize, quantize
+from dclocal_export import quantize
 from dclocal_export.parity import compare_in_detail, measure_vision, run_graph
 from dclocal_export.quantize import CALIBRATED, PRECISIONS, VisionFile, write_vision
 from dclocal_export.vision_onnx import trace_vision

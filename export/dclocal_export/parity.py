@@ -15,10 +15,10 @@ from dclocal.adapters import default_scales
 from dclocal.bundle import Bundle
 from dclocal.chat import Answered, ChatSession
 from dclocal.images import to_pixels
+from dclocal.optimize import files_of
 from dclocal.progress import Progress, silent
 from dclocal.session import open_llm
 from dclocal.vision import INPUT, OUTPUT, VisionEncoder
-from dclocal_export.optimize import files_of
 from dclocal_models.answer import answer_embedded, embed_images, embed_pictures, encode_pixels
 from dclocal_models.vlm import DenseConnectorModel, image_spec
 

@@ -29,7 +29,7 @@ from dclocal.assemble import (
 )
 from dclocal.bundle import PARITY_FILE, Manifest, Sampling, VideoDefaults, VisionSpec
 from dclocal.formats import FORMATS
-from dclocal_export.vision_onnx import export_vision
+from dclocal_export.vision_onnx import export_vision, fusible
 from dclocal_models.checkpoint import ADAPTER_FOLDER
 from dclocal_models.vlm import DenseConnectorModel, image_spec
 
@@ -74,7 +74,8 @@ def export_graph(model: DenseConnectorModel, path: Path) -> None:
     import onnx
     from onnx import TensorProto
 
-    export_vision(model, path)
+    with fusible(model):
+        export_vision(model, path)
     graph = onnx.load(path)
     for tensor in graph.graph.initializer:
         if np.prod(list(tensor.dims) or [1]) >= GRAPH_WEIGHT_ELEMENTS:

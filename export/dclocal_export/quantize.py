@@ -21,9 +21,9 @@ from PIL.Image import Image
 
 from dclocal.assemble import tells_words
 from dclocal.images import to_pixels
+from dclocal.optimize import files_of, is_large, quiet_logging, remove, save_graph
 from dclocal.progress import Progress, silent
 from dclocal.vision import INPUT
-from dclocal_export.optimize import files_of, is_large, quiet_logging, remove, save_graph
 from dclocal_export.vision_onnx import VisionGraph
 
 FLOAT16_CEILING = 65504 / 8

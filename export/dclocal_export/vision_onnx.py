@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from dclocal.bundle import ImageSpec
+from dclocal.optimize import optimize
 from dclocal.progress import Progress, silent
 from dclocal.vision import INPUT, OUTPUT
-from dclocal_export.optimize import optimize
 from dclocal_models.vlm import DenseConnectorModel, image_spec
 
 OPSET = 17
@@ -90,7 +90,7 @@ def transformer(model: DenseConnectorModel) -> Any:
 
 
 @contextmanager
-def fusible(model: DenseConnectorModel, progress: Progress) -> Iterator[None]:
+def fusible(model: DenseConnectorModel, progress: Progress = silent) -> Iterator[None]:
     """Attention in the plain form that ONNX Runtime's fusions know, each layer told as it is traced."""
     tower, depth = transformer(model), model.vision.depth
     former = tower.config._attn_implementation

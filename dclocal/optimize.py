@@ -19,8 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from dclocal.assemble import data_name, save_apart
-
 EXTERNAL_DATA = 2**31 - 2**24
 """Bytes from which weights stand in a file beside the graph: a protobuf message holds less than 2 GiB, and 16 MiB are
 left for the graph itself.  SigLIP-SO400M's 1.7 GB still fit in one file."""
@@ -35,10 +33,11 @@ FUSED = (
 MODEL_TYPE = "clip"
 
 
-def optimize(source: Path, out: Path, *, heads: int, width: int) -> dict[str, int]:
+def optimize(source: Path, out: Path, *, heads: int = 0, width: int = 0) -> dict[str, int]:
     """Write the optimized graph of `source` to `out`; how many there are of each kind in `FUSED`.
 
-    `heads` and `width` are those of the vision transformer, for where the graph does not tell them.
+    `heads` and `width` are those of the vision transformer, for where the graph does not tell them.  Attention is fused
+    where it is in its plain ("eager") form.
     """
     import onnx
     from onnxruntime.transformers.fusion_options import FusionOptions
@@ -226,6 +225,23 @@ def save_graph(graph: Any, out: Path, *, apart: bool = False) -> None:
         save_apart(graph, out)
     else:
         onnx.save(graph, out)
+
+
+def data_name(graph: Path) -> str:
+    """The name of the file beside a graph that holds its weights."""
+    return f"{graph.name}.data"
+
+
+def save_apart(model: Any, out: Path) -> None:
+    """Write a graph, its weights in a file beside it: ONNX Runtime maps that into memory, where it reads and copies
+    what stands in the graph itself."""
+    import onnx
+
+    out.unlink(missing_ok=True)
+    onnx.save(model, out, save_as_external_data=True, location=data_name(out))
+    weights = out.with_name(data_name(out))
+    if weights.exists():
+        weights.chmod(out.stat().st_mode)  # onnx lets nobody else read it
 
 
 def files_of(file: Path) -> tuple[Path, ...]:
