@@ -10,6 +10,7 @@ import torch
 
 from dclocal_train import start, trainer
 from dclocal_train.config import load_recipe
+from dclocal_train.precision import autocast, has_quick_bf16
 from dclocal_train.start import training_dtype
 from dclocal_train.trainer import training_arguments
 
@@ -24,3 +25,16 @@ def test_bfloat16_is_used_where_it_is_quick(quick: bool, monkeypatch: pytest.Mon
     assert all(stage.bf16 for stage in recipe.stages)
     assert training_dtype(recipe) is (torch.bfloat16 if quick else torch.float32)
     assert training_arguments(recipe, recipe.stages[0], tmp_path, 100).bf16 is quick
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+@pytest.mark.parametrize("multiplied", [False, True])
+def test_it_is_quick_where_something_multiplies_it(
+    gpu: bool, multiplied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: multiplied)
+    assert has_quick_bf16() is (gpu or multiplied)
+    with autocast("cpu"):
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype is (torch.bfloat16 if multiplied else torch.float32), "a GPU does not make a processor quick"
