@@ -32,7 +32,7 @@ def export_bundle(
     """Export a checkpoint that started from dc-tiny's pretrained parts; raises UserError for one that did not."""
     model, tokenizer = load_checkpoint(checkpoint)
     started = model.config.provenance.get("recipe", {}).get("start")
-    if started != "dc-tiny":
+    if started not in ("dc-tiny", "shipped-dc-tiny"):
         raise UserError(
             f"{checkpoint} started from {started!r}", "only checkpoints that start from dc-tiny can be exported yet"
         )
