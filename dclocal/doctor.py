@@ -16,7 +16,7 @@ from dclocal.errors import BundleError
 
 NEEDED = (
     "onnxruntime", "llama-cpp-python", "opencv-python-headless", "numpy", "pillow", "onnx", "gguf", "safetensors",
-    "click", "rich", "prompt_toolkit", "httpx", "filelock", "platformdirs",
+    "sympy", "click", "rich", "prompt_toolkit", "httpx", "filelock", "platformdirs",
 )  # fmt: skip
 EXTRAS = {
     "train": ("torch", "transformers", "accelerate", "peft"),

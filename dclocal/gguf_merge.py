@@ -6,6 +6,7 @@ order (its rotary embedding pairs neighbours, transformers' pairs halves), so th
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -32,6 +33,10 @@ TENSOR_LINE = re.compile(r"\[ *(\d+)/ *(\d+)\] ")
 """How llama.cpp tells which tensor it comes to."""
 # llama.cpp's file types; the token embedding, which is the output matrix too, keeps eight bits.
 QUANTIZATIONS = {"f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "iq4_nl": 25}
+MIXTURES = {"iq4_mix": ("iq4_nl", {"ffn_down": "Q4_K", "attn_[kv]": "Q8_0"})}
+"""By name: how most matrices are quantized, and ggml's type of those whose names match a pattern.  What the package has
+was rounded with a least value for every 32 weights, as Q4_K has; it takes rows of a multiple of 256, which are those of
+ffn_down alone.  Keys and values are few.  docs/dc-tiny.md has what each is worth."""
 
 
 def merge_lora(
@@ -85,18 +90,24 @@ def token_embeddings(source: Path) -> np.ndarray:
 def quantize_gguf(
     source: Path, out: Path, quantization: str, on_tensor: Callable[[int, int], None] = lambda done, total: None
 ) -> None:
-    """llama.cpp's own quantization; `quantization` is a name in QUANTIZATIONS."""
+    """llama.cpp's own quantization; `quantization` is a name in QUANTIZATIONS or MIXTURES."""
     import llama_cpp.llama_cpp as llama
 
     from dclocal.machine import usable_cores
 
-    if quantization not in QUANTIZATIONS:
-        raise BundleError(f"unknown quantization {quantization!r}", f"known: {', '.join(QUANTIZATIONS)}")
+    most, others = MIXTURES.get(quantization, (quantization, {}))
+    if most not in QUANTIZATIONS:
+        known = ", ".join([*QUANTIZATIONS, *MIXTURES])
+        raise BundleError(f"unknown quantization {quantization!r}", f"known: {known}")
     params = llama.llama_model_quantize_default_params()
-    params.ftype = QUANTIZATIONS[quantization]
+    params.ftype = QUANTIZATIONS[most]
     params.allow_requantize = True
     params.nthread = usable_cores()
     params.token_embedding_type = params.output_tensor_type = llama.GGML_TYPE_Q8_0
+    overrides = (llama.llama_model_tensor_override * (len(others) + 1))()  # ends with an empty one
+    for override, (pattern, kind) in zip(overrides, others.items()):
+        override.pattern, override.type = pattern.encode(), getattr(llama, f"GGML_TYPE_{kind}")
+    params.tt_overrides = ctypes.cast(overrides, ctypes.POINTER(llama.llama_model_tensor_override))
     reason = run_quantizer(source, out, params, on_tensor)
     if reason:
         raise BundleError(f"llama.cpp could not quantize {source}: {reason[-200:]}", "see the free disk space")

@@ -1,4 +1,4 @@
-"""Training against Q4_0 and IQ4_NL: the same values as llama.cpp's own, and gradients that reach the adapter."""
+"""Training against llama.cpp's quantization: the same values as its own, and gradients that reach the adapter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dclocal_train.config import LoraSettings, RecipeError
-from dclocal_train.fake_quant import FRESH, ROUNDINGS, iq4_nl, q4_0
+from dclocal_train.fake_quant import FRESH, ROUNDINGS, iq4_nl, q4_0, rounding_of
 from dclocal_train.stages import add_lora, prepare_stage
 from tests.test_training import stage
 from tests.tiny import tiny_model
@@ -30,27 +30,32 @@ def test_rounding_is_that_of_the_export() -> None:
     np.testing.assert_array_equal(q4_0(weight).numpy(), dequantize(packed, GGMLQuantizationType.Q4_0))
 
 
-def test_rounding_to_levels_is_that_of_llama_cpp() -> None:
+@pytest.mark.parametrize("name", ["iq4_nl", "q4_k", "q8_0"])
+def test_rounding_is_that_of_llama_cpp(name: str) -> None:
     """Its own function, called by its name in the library; sums in another order may choose another scale."""
     import llama_cpp.llama_cpp as llama
-    from gguf import GGMLQuantizationType
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
     from gguf.quants import dequantize
 
     torch.manual_seed(0)
-    weight = torch.randn(48, 96) * torch.logspace(-4, 1, 48)[:, None]
+    weight = torch.randn(48, 512) * torch.logspace(-4, 1, 48)[:, None]
     weight[3, 32:64] = 0
-    weight[4, :32] = weight[4, 0]
+    weight[4, :32] = weight[4, 0].abs()
+    weight[5, :32] = -weight[4, 0].abs()
+    weight[6] = 0
     quantize = llama._lib.ggml_quantize_chunk
     quantize.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 3, ctypes.c_void_p]
     quantize.restype = ctypes.c_size_t
-    packed = np.zeros((48, 3 * 18), np.uint8)
+    kind = GGMLQuantizationType[name.upper()]
+    block, size = GGML_QUANT_SIZES[kind]
+    packed = np.zeros((48, 512 // block * size), np.uint8)
     source = np.ascontiguousarray(weight.numpy())
-    kind = GGMLQuantizationType.IQ4_NL
-    assert quantize(int(kind), source.ctypes.data, packed.ctypes.data, 0, 48, 96, None) == packed.nbytes
-    theirs, ours = dequantize(packed, kind), iq4_nl(weight).numpy()
-    same = (theirs == ours).reshape(48, 3, 32).all(2)
+    assert quantize(int(kind), source.ctypes.data, packed.ctypes.data, 0, 48, 512, None) == packed.nbytes
+    theirs, ours = dequantize(packed, kind), ROUNDINGS[name]()(weight).numpy()
+    same = (theirs == ours).reshape(48, 16, 32).all(2)
     assert same.mean() > 0.98
-    np.testing.assert_allclose(ours, theirs, atol=0.1 * np.abs(source).max(1).min(), rtol=0.2)
+    errors = [np.square(values - source).sum(1) for values in (ours, theirs)]
+    np.testing.assert_allclose(*errors, rtol=0.02, atol=1e-12)
 
 
 def test_scales_that_are_kept_serve_weights_that_hardly_moved() -> None:
@@ -132,3 +137,13 @@ def test_a_model_without_rounding_is_left_alone() -> None:
     model = tiny_model()
     add_lora(model, LoraSettings(**LORA))  # type: ignore[arg-type]
     assert not any("forward" in vars(module) for module in model.llm.modules())
+
+
+def test_a_mixture_rounds_each_matrix_as_the_export_does() -> None:
+    layer = "base_model.model.model.layers.3"
+    asked = ("mlp.down_proj", "mlp.up_proj", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+    found = [rounding_of(f"{layer}.{name}", "iq4_mix") for name in asked]
+    assert found == ["q4_k", "iq4_nl", "iq4_nl", "q8_0", "q8_0"] and set(found) <= set(ROUNDINGS)
+    assert rounding_of(f"{layer}.mlp.down_proj", "iq4_nl") == "iq4_nl"
+    with pytest.raises(ValueError, match="multiple of 256; these have 96"):
+        ROUNDINGS["q4_k"]()(torch.zeros(2, 96))

@@ -189,6 +189,19 @@ def test_quantizing_is_done_once_and_told_tensor_by_tensor(
     assert len(calls) == 1 and told == [(done, tensors) for done in range(1, tensors + 1)]
 
 
+def test_a_mixture_quantizes_what_its_patterns_name_otherwise(tiny_gguf: Path, tmp_path: Path) -> None:
+    quantize_gguf(tiny_gguf, tmp_path / "mix.gguf", "iq4_mix")
+    kinds = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(tmp_path / "mix.gguf").tensors}
+    assert kinds["blk.0.attn_k.weight"] == kinds["blk.0.attn_v.weight"] == "Q8_0"
+    assert kinds["blk.0.attn_q.weight"] == kinds["blk.0.ffn_up.weight"] == "IQ4_NL"
+    quantize_gguf(tiny_gguf, tmp_path / "plain.gguf", "iq4_nl")
+    plain = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(tmp_path / "plain.gguf").tensors}
+    changed = {name.split(".", 2)[2] for name in kinds if kinds[name] != plain[name]}
+    assert changed <= {"attn_k.weight", "attn_v.weight", "ffn_down.weight"} and "attn_k.weight" in changed
+    with pytest.raises(BundleError, match="iq4_mix"):
+        quantize_gguf(tiny_gguf, tmp_path / "none.gguf", "q3_7")
+
+
 def scripted(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
     """The tiny model "samples" these bytes, then its end."""
     tokens = iter([*(4 + byte for byte in data), 2])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dclocal.formats import FORMATS
+from dclocal.gguf_merge import MIXTURES
 from dclocal_models.connectors import ConnectorConfig
 from dclocal_models.vision import VisionConfig
 from dclocal_train.fake_quant import ROUNDINGS
@@ -35,7 +36,7 @@ class DataConfig:
 class LoraSettings:
     """LoRA on the language model's named linear layers; peft's meaning of rank, alpha and dropout.
 
-    `rounded`: the quantization that the merged matrices will have ("q4_0" or "iq4_nl"), to be trained
+    `rounded`: the quantization that the merged matrices will have ("q4_0", "iq4_nl" or "iq4_mix"), to be trained
     against (`fake_quant`).
     """
 
@@ -48,7 +49,7 @@ class LoraSettings:
 
     def __post_init__(self) -> None:
         if self.rounded is not None:
-            _one_of("lora: rounded", self.rounded, tuple(ROUNDINGS))
+            _one_of("lora: rounded", self.rounded, (*ROUNDINGS, *MIXTURES))
             if self.dropout:
                 raise RecipeError("lora has dropout and is rounded", "weights that are rounded are merged: drop one")
 

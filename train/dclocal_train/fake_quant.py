@@ -1,4 +1,4 @@
-"""Training against the four bits that will run: llama.cpp's Q4_0 or IQ4_NL in the forward pass, as it were not there
+"""Training against the four bits that will run: llama.cpp's quantization in the forward pass, as it were not there
 backwards.
 
 A LoRA layer's matrix W + scale·B·A is rounded as the export will round it; the gradient goes through the rounding as
@@ -7,12 +7,16 @@ it is (straight-through estimator, Bengio et al. 2013), so that the adapter sett
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from dclocal.gguf_merge import MIXTURES, MODULES
+from dclocal_train.fake_q4_k import q4_k, q4_k_grid
 
 BLOCK = 32
 LEVELS = torch.tensor([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], dtype=torch.float32)
@@ -21,7 +25,7 @@ NEAREST = LEVELS[torch.bucketize(torch.arange(-256, 256) / 2, (LEVELS[1:] + LEVE
 """The level nearest to each half from −128 on: where one level ends and the next begins is a half."""
 TRIES = 7
 FRESH = 50
-"""Steps for which IQ4_NL's scales are kept: searching them costs more than all the rest."""
+"""Steps for which the scales of IQ4_NL and Q4_K are kept: searching them costs more than all the rest."""
 
 
 def q4_0(weight: Tensor) -> Tensor:
@@ -32,6 +36,15 @@ def q4_0(weight: Tensor) -> Tensor:
     steps = torch.where(scale == 0, 0, 1 / scale)
     whole = (blocks * steps + 8.5).trunc_().clamp_(max=15) - 8
     return (whole * scale.half().float()).flatten(1)
+
+
+def q8_0(weight: Tensor) -> Tensor:
+    """The values that llama.cpp's Q8_0 makes of such a matrix: one scale for each BLOCK, in float16, by which its
+    largest value becomes 127 or −127."""
+    blocks, largest = _in_blocks(weight)
+    scale = largest.abs() / 127
+    whole = blocks * torch.where(scale == 0, 0, 1 / scale)
+    return ((whole + 0.5 * whole.sign()).trunc_() * scale.half().float()).flatten(1)
 
 
 def iq4_nl(weight: Tensor, scale: Tensor | None = None) -> Tensor:
@@ -82,35 +95,51 @@ class Rounded(torch.autograd.Function):
         return gradient, None
 
 
-class _Iq4Nl:
-    """`iq4_nl` of a matrix that moves slowly: its scales are searched anew every FRESH times."""
+class _Kept:
+    """A rounding of a matrix that moves slowly: what `search` finds for it is searched anew every FRESH times."""
 
-    def __init__(self) -> None:
-        self.scale, self.times = torch.empty(0), 0
+    def __init__(self, search: Callable[[Tensor], Any], rounded: Callable[[Tensor, Any], Tensor]):
+        self.search, self.rounded = search, rounded
+        self.found: Any = None
+        self.times = 0
 
     def __call__(self, weight: Tensor) -> Tensor:
         if self.times % FRESH == 0:
-            self.scale = iq4_nl_scale(weight)
+            self.found = self.search(weight)
         self.times += 1
-        return iq4_nl(weight, self.scale)
+        return self.rounded(weight, self.found)
 
 
-ROUNDINGS: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {"q4_0": lambda: q4_0, "iq4_nl": _Iq4Nl}
+ROUNDINGS: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
+    "q4_0": lambda: q4_0,
+    "q8_0": lambda: q8_0,
+    "iq4_nl": lambda: _Kept(iq4_nl_scale, iq4_nl),
+    "q4_k": lambda: _Kept(q4_k_grid, q4_k),
+}
 """How a LoRA layer's matrix is rounded, by the quantization's name; one made for each layer."""
 
 
 def round_lora(model: torch.nn.Module, quantization: str) -> None:
-    """Make every LoRA layer of `model` run on its rounded, merged matrix; `quantization` is a name in ROUNDINGS.
+    """Make every LoRA layer of `model` run on its rounded, merged matrix; `quantization` is a name in ROUNDINGS or
+    `gguf_merge.MIXTURES`.
 
     Dropout of the adapter has no place here: raises ValueError where there is some.
     """
     from peft.tuners.lora import Linear
 
-    for layer in [module for module in model.modules() if isinstance(module, Linear)]:
+    for name, layer in [(name, module) for name, module in model.named_modules() if isinstance(module, Linear)]:
         (adapter,) = layer.active_adapters
         if not isinstance(layer.lora_dropout[adapter], torch.nn.Identity):
             raise ValueError("weights that are rounded are merged, so LoRA can have no dropout")
-        layer.forward = _Merged(layer, adapter, ROUNDINGS[quantization]())  # type: ignore[method-assign]
+        rounded = ROUNDINGS[rounding_of(name, quantization)]()
+        layer.forward = _Merged(layer, adapter, rounded)  # type: ignore[method-assign]
+
+
+def rounding_of(layer: str, quantization: str) -> str:
+    """The name in ROUNDINGS for a layer, by its name in transformers."""
+    most, others = MIXTURES.get(quantization, (quantization, {}))
+    tensor, _ = MODULES[".".join(layer.split(".")[-2:])]
+    return next((kind.lower() for pattern, kind in others.items() if re.search(pattern, tensor)), most)
 
 
 class _Merged:
