@@ -24,10 +24,10 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 HEAVY = ("numpy", "PIL", "onnxruntime", "llama_cpp", "rich", "httpx", "torch", "transformers", "prompt_toolkit", "onnx")
 
 
-def dclocal(*arguments: str, home: Path, **options: object) -> subprocess.CompletedProcess[str]:
+def dclocal(*arguments: str, home: Path, timeout: float = 240, **options: object) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "DCLOCAL_HOME": str(home)}
     command = [sys.executable, "-m", "dclocal", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, **options)  # type: ignore[call-overload, no-any-return]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout, **options)  # type: ignore[call-overload, no-any-return]
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -305,6 +305,7 @@ def test_several_pictures_and_none(bundle_home: Path) -> None:
     assert none["stats"]["image_tokens"] == 0
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.bundle
 def test_eval_and_bench_print_their_figures(bundle_home: Path, sources: dict[str, Path]) -> None:
     """What the documentation quotes comes out of these two; counts are checked here, times are not."""
@@ -313,7 +314,7 @@ def test_eval_and_bench_print_their_figures(bundle_home: Path, sources: dict[str
         dclocal("eval", "easy-vqa", "--limit", "20", "--from", wheels, "--json", home=bundle_home).stdout
     )
     assert asked["asked"] == 20 and asked["right"] == round(20 * asked["accuracy"])
-    timed = json.loads(dclocal("bench", "--runs", "1", "--json", home=bundle_home).stdout)
+    timed = json.loads(dclocal("bench", "--runs", "1", "--json", home=bundle_home, timeout=900).stdout)
     assert [one["unit"] for one in timed["measures"]].count("ms") == 15
     assert all(0 < one["low"] <= one["median"] <= one["high"] for one in timed["measures"])
 

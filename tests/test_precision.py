@@ -11,7 +11,7 @@ import torch
 from dclocal_train import start, trainer
 from dclocal_train.config import load_recipe
 from dclocal_train.precision import autocast, has_quick_bf16
-from dclocal_train.start import training_dtype
+from dclocal_train.start import start_model, training_dtype
 from dclocal_train.trainer import training_arguments
 
 RECIPE = Path(__file__).parent.parent / "train" / "recipes" / "dc-tiny.yaml"
@@ -19,11 +19,17 @@ RECIPE = Path(__file__).parent.parent / "train" / "recipes" / "dc-tiny.yaml"
 
 @pytest.mark.parametrize("quick", [True, False])
 def test_bfloat16_is_used_where_it_is_quick(quick: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # transformers sets it, for other tests' processes too
     monkeypatch.setattr(start, "has_quick_bf16", lambda: quick)
     monkeypatch.setattr(trainer, "has_quick_bf16", lambda: quick)
     recipe = dataclasses.replace(load_recipe(RECIPE), loggers=())
     assert all(stage.bf16 for stage in recipe.stages)
-    assert training_dtype(recipe) is (torch.bfloat16 if quick else torch.float32)
+    taken: list[torch.dtype] = []
+    monkeypatch.setattr(start, "_start", lambda recipe, source, dtype: taken.append(dtype) or (None, None))
+    monkeypatch.setattr(start, "prepare_for_cpu", lambda model: None)
+    start_model(recipe, None)
+    assert taken == [torch.bfloat16 if quick else torch.float32]
+    assert training_dtype(recipe) is torch.bfloat16, "a dry run is of the machine that the recipe was made for"
     assert training_arguments(recipe, recipe.stages[0], tmp_path, 100).bf16 is quick
 
 

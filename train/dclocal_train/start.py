@@ -30,8 +30,9 @@ class StartError(UserError):
 
 
 def start_model(recipe: Recipe, source_folder: Path | None) -> tuple[DenseConnectorModel, Any]:
-    """The untrained model and its tokenizer; frozen parts are bfloat16 where the recipe's stages are."""
-    dtype = training_dtype(recipe)
+    """The untrained model and its tokenizer; frozen parts are bfloat16 where the recipe's stages and the machine's
+    products are."""
+    dtype = _dtype_here(recipe)
     model, tokenizer = _start(recipe, source_folder, dtype)
     if dtype is torch.bfloat16 and not torch.cuda.is_available():
         prepare_for_cpu(model)
@@ -61,13 +62,16 @@ def _start(recipe: Recipe, source_folder: Path | None, dtype: torch.dtype) -> tu
 
 
 def training_dtype(recipe: Recipe) -> torch.dtype:
-    """In which the frozen parts are held."""
-    if not all(stage.bf16 for stage in recipe.stages):
-        return torch.float32
-    if not has_quick_bf16():
+    """In which the frozen parts are held, on a machine that has it."""
+    return torch.bfloat16 if all(stage.bf16 for stage in recipe.stages) else torch.float32
+
+
+def _dtype_here(recipe: Recipe) -> torch.dtype:
+    dtype = training_dtype(recipe)
+    if dtype is torch.bfloat16 and not has_quick_bf16():
         print("dclocal: this processor has no bfloat16, so training is in float32", file=sys.stderr)
         return torch.float32
-    return torch.bfloat16
+    return dtype
 
 
 def model_config(source: ModelSource) -> ModelConfig:
