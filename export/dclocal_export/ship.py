@@ -17,6 +17,7 @@ from dclocal_export.parts import write_parts
 from dclocal_export.pipeline import read_pictures
 from dclocal_export.proof import ANSWER_TOKENS, QUESTIONS
 from dclocal_models.checkpoint import load_checkpoint
+from dclocal_models.embedded import SHIPPED, UNTRAINED
 
 
 def export_bundle(
@@ -32,7 +33,7 @@ def export_bundle(
     """Export a checkpoint that started from dc-tiny's pretrained parts; raises UserError for one that did not."""
     model, tokenizer = load_checkpoint(checkpoint)
     started = model.config.provenance.get("recipe", {}).get("start")
-    if started not in ("dc-tiny", "shipped-dc-tiny"):
+    if started not in (UNTRAINED, SHIPPED):
         raise UserError(
             f"{checkpoint} started from {started!r}", "only checkpoints that start from dc-tiny can be exported yet"
         )

@@ -22,6 +22,8 @@ from dclocal_models.efficientnet_lite import import_classifier, import_weights
 from dclocal_models.vision import VisionConfig
 from dclocal_models.vlm import DenseConnectorModel, ModelConfig
 
+UNTRAINED, SHIPPED = "dc-tiny", "shipped-dc-tiny"
+"""What a recipe calls the two states of the embedded default that it may start from."""
 CLASSES_GAIN = 0.1
 """How loudly classes are said at first, beside things: they are of photographs, and most pictures are drawn."""
 CLASS_NAMES = Path(__file__).with_name("class_names.txt")

@@ -16,9 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from dclocal.gguf_merge import MIXTURES, MODULES
-from dclocal_train.fake_q4_k import q4_k, q4_k_grid
+from dclocal_train.fake_q4_k import BLOCK, q4_k, q4_k_grid
 
-BLOCK = 32
 LEVELS = torch.tensor([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], dtype=torch.float32)
 """IQ4_NL's values, of which each weight is one, times its block's scale."""
 NEAREST = LEVELS[torch.bucketize(torch.arange(-256, 256) / 2, (LEVELS[1:] + LEVELS[:-1]) / 2, right=True)]

@@ -14,6 +14,7 @@ import torch
 from dclocal.errors import UserError
 from dclocal.formats import FORMATS
 from dclocal.store import parts_folder
+from dclocal_models.embedded import SHIPPED, UNTRAINED, pretrained_dc_tiny, shipped_dc_tiny
 from dclocal_models.open import open_checkpoint
 from dclocal_models.registry import BACKBONES, CONNECTORS, lookup
 from dclocal_models.vision import VisionConfig
@@ -21,8 +22,6 @@ from dclocal_models.vlm import DenseConnectorModel, ModelConfig
 from dclocal_train.config import LlmSource, ModelSource, Recipe, RecipeError, TowerSource
 from dclocal_train.matmul_attention import prepare_for_cpu
 from dclocal_train.precision import has_quick_bf16
-
-SHIPPED = "shipped-dc-tiny"
 
 
 class StartError(UserError):
@@ -40,14 +39,12 @@ def start_model(recipe: Recipe, source_folder: Path | None) -> tuple[DenseConnec
 
 
 def _start(recipe: Recipe, source_folder: Path | None, dtype: torch.dtype) -> tuple[DenseConnectorModel, Any]:
-    if recipe.start == "dc-tiny":
-        from dclocal_models.embedded import pretrained_dc_tiny
+    if recipe.start == UNTRAINED:
         from dclocal_train.sources import fetch_sources
 
         sources = fetch_sources(("vit", "conv", "llm"), source_folder)
         return pretrained_dc_tiny(sources["vit"], sources["conv"], sources["llm"], dtype=dtype)
     if recipe.start == SHIPPED:
-        from dclocal_models.embedded import shipped_dc_tiny
         from dclocal_train.sources import fetch_sources
 
         sources = fetch_sources(("vit", "llm"), source_folder)

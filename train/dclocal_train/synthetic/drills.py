@@ -12,9 +12,9 @@ from collections import Counter
 from dclocal_train.synthetic.concepts import Concepts
 from dclocal_train.synthetic.english import article, be, countable, plural
 from dclocal_train.synthetic.phrases import COLOUR, COUNTING, EXISTENCE, WHERE
-from dclocal_train.synthetic.scene_places import place_of, relation
+from dclocal_train.synthetic.scene_places import alone_in_name, place_of, related
 from dclocal_train.synthetic.scene_questions import RELATION_FORMS, Turn, relation_turn
-from dclocal_train.synthetic.scenes import Placed, Scene
+from dclocal_train.synthetic.scenes import Scene
 
 KINDS = ("pair", "many", "counting")
 RELATION_KINDS = ("pair", "many")
@@ -41,8 +41,10 @@ def drill(scene: Scene, drawn: Concepts, random_source: random.Random) -> list[T
         answer = "yes" if counts[names[0]] > counts[names[1]] else "no"
         turns.append((f"Are there more {plural(names[0])} than {plural(names[1])}?", answer))
     turns.append((random_source.choice(COUNTING).format("objects"), str(len(scene.objects))))
-    alone = _alone(scene)
-    for pair in (_pairs(alone, random_source) * WAYS)[:MOST_RELATIONS]:
+    alone = alone_in_name(scene)
+    pairs = related(alone)
+    random_source.shuffle(pairs)
+    for pair in (pairs * WAYS)[:MOST_RELATIONS]:
         turns.append(relation_turn(*pair, random_source))
     for placed in alone[:2]:
         if place := place_of(placed, scene):
@@ -56,20 +58,8 @@ def drill(scene: Scene, drawn: Concepts, random_source: random.Random) -> list[T
 def drill_relations(scene: Scene, random_source: random.Random) -> list[Turn]:
     """Up to MOST_TURNS turns in random order on who is where from whom; each pair is asked about in every form, so that
     its yes stands beside its no."""
-    pairs = _pairs(_alone(scene), random_source)
+    pairs = related(alone_in_name(scene))
+    random_source.shuffle(pairs)
     turns = [relation_turn(*pair, random_source, form) for pair in pairs for form in RELATION_FORMS][:MOST_TURNS]
     random_source.shuffle(turns)
     return list(dict(turns).items())
-
-
-def _alone(scene: Scene) -> list[Placed]:
-    """The things whose names are theirs alone."""
-    counts = Counter(placed.name for placed in scene.objects)
-    return [placed for placed in scene.objects if counts[placed.name] == 1]
-
-
-def _pairs(things: list[Placed], random_source: random.Random) -> list[tuple[Placed, Placed]]:
-    """Those that stand clearly beside or above one another, both ways round, in random order."""
-    pairs = [(one, other) for one in things for other in things if one is not other and relation(one, other)]
-    random_source.shuffle(pairs)
-    return pairs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 
 from dclocal_train.synthetic.backgrounds import CANVAS
 from dclocal_train.synthetic.scenes import Placed, Scene
@@ -44,8 +45,18 @@ def relation(first: Placed, second: Placed) -> str | None:
     return "above" if down < 0 else "below"
 
 
+def alone_in_name(scene: Scene) -> list[Placed]:
+    """The objects whose name no other has."""
+    names = Counter(placed.name for placed in scene.objects)
+    return [placed for placed in scene.objects if names[placed.name] == 1]
+
+
+def related(things: Sequence[Placed]) -> list[tuple[Placed, Placed]]:
+    """The pairs that `relation` tells of, both ways round."""
+    return [(one, other) for one in things for other in things if one is not other and relation(one, other)]
+
+
 def unique(scene: Scene, random_source: random.Random) -> Placed | None:
     """One of the objects whose name no other has, or None."""
-    names = Counter(placed.name for placed in scene.objects)
-    alone = [placed for placed in scene.objects if names[placed.name] == 1]
+    alone = alone_in_name(scene)
     return random_source.choice(alone) if alone else None

@@ -24,7 +24,7 @@ from dclocal_train.synthetic.phrases import (
     UNKNOWN,
     WHERE,
 )
-from dclocal_train.synthetic.scene_places import OPPOSITES, place_of, relation, unique
+from dclocal_train.synthetic.scene_places import OPPOSITES, alone_in_name, place_of, related, relation, unique
 from dclocal_train.synthetic.scenes import Placed, Scene
 
 MOST_TURNS = 9
@@ -168,9 +168,8 @@ def _colours(scene: Scene, _: Concepts, random_source: random.Random) -> list[Tu
 
 def _relations(scene: Scene, _: Concepts, random_source: random.Random) -> list[Turn]:
     """Left, right, above and below of pairs of unique names where one axis clearly dominates."""
-    names = Counter(placed.name for placed in scene.objects)
-    alone = [placed for placed in scene.objects if names[placed.name] == 1]
-    pairs = [(a, b) for a in alone for b in alone if a is not b and relation(a, b)]
+    alone = alone_in_name(scene)
+    pairs = related(alone)
     turns = [relation_turn(*pair, random_source) for pair in random_source.sample(pairs, min(2, len(pairs)))]
     if alone and random_source.random() < 0.5:
         placed = random_source.choice(alone)
