@@ -164,7 +164,7 @@ def quantize_vision(source: Path, out: Path) -> None:
     what tells words.
 
     Weights have seven bits: processors without VNNI add two products up in 16 bits, which eight overflow, and the
-    answers are of something else (least cosine 0.994; with seven 0.9992 on every processor).
+    answers are of something else (least cosine 0.994; with seven 0.999 on every processor).
     """
     import logging
 
