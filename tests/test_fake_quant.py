@@ -7,9 +7,10 @@ import ctypes
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from dclocal_train.config import LoraSettings, RecipeError
-from dclocal_train.fake_quant import FRESH, ROUNDINGS, iq4_nl, q4_0, rounding_of
+from dclocal_train.fake_quant import FRESH, ROUNDINGS, RoundedLora, iq4_nl, q4_0, rounding_of
 from dclocal_train.stages import add_lora, prepare_stage
 from tests.test_training import stage
 from tests.tiny import tiny_model
@@ -124,6 +125,26 @@ def test_gradients_are_those_of_the_merged_matrix() -> None:
         gradients.append({name: p.grad for name, p in each.llm.named_parameters() if "lora_B" in name})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradient, gradients[1][name], atol=1e-3, rtol=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_by_way_of_the_rank_are_those_through_the_whole_matrix(dtype: torch.dtype) -> None:
+    """Of the input, A and B, beside what autograd makes of a rounding that it takes for the identity."""
+    torch.manual_seed(3)
+    x, a, b = (torch.randn(*shape, dtype=dtype, requires_grad=True) for shape in ((2, 5, 64), (4, 64), (48, 4)))
+    weight, scale = torch.randn(48, 64, dtype=dtype), 0.5
+    whole = weight + scale * b @ a
+    whole = whole + (q4_0(whole.detach()).to(dtype) - whole).detach()
+    ours = RoundedLora.apply(x, whole.detach(), a, b, scale)
+    theirs = functional.linear(x, whole)
+    assert torch.equal(ours, theirs)
+    steep = torch.randn_like(ours)
+    for mine, autograd in zip(
+        torch.autograd.grad(ours, (x, a, b), steep), torch.autograd.grad(theirs, (x, a, b), steep), strict=True
+    ):
+        assert mine.dtype == dtype and mine.abs().sum() > 0
+        assert functional.cosine_similarity(mine.flatten().float(), autograd.flatten().float(), dim=0) > 0.9999
+        torch.testing.assert_close(mine.norm(), autograd.norm(), rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=0)
 
 
 def test_what_is_rounded_has_no_dropout() -> None:

@@ -82,16 +82,24 @@ def _nearest(scaled: Tensor) -> Tensor:
     return NEAREST.to(scaled.device).index_select(0, halves.flatten()).view_as(scaled)
 
 
-class Rounded(torch.autograd.Function):
-    """A matrix as its rounded values, through which gradients pass unchanged."""
+class RoundedLora(torch.autograd.Function):
+    """`x` `[..., inputs]` times a rounded merged matrix `[outputs, inputs]`, W + scale·B·A. Gradients reach `x` through
+    the rounded matrix, A and B as if nothing were rounded, by way of their rank: the whole matrix's gradient, as
+    costly as the forward pass, is never made."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, rounded: Callable[[Tensor], Tensor]) -> Tensor:
-        return rounded(weight)
+    def forward(ctx: Any, x: Tensor, merged: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(x, merged, a, b)
+        ctx.scale = scale
+        return functional.linear(x, merged)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor, Tensor, None]:
+        x, merged, a, b = ctx.saved_tensors
+        flat, steep = x.flatten(0, -2), gradient.flatten(0, -2)
+        to_a = (steep @ b).T @ flat
+        to_b = steep.T @ (flat @ a.T)
+        return gradient @ merged, None, to_a * ctx.scale, to_b * ctx.scale, None
 
 
 class _Kept:
@@ -151,7 +159,10 @@ class _Merged:
         layer, adapter = self.layer, self.adapter
         if layer.disable_adapters:
             return layer.base_layer(x)
-        with torch.autocast(x.device.type, enabled=False):
-            change = layer.lora_B[adapter].weight @ layer.lora_A[adapter].weight
-            merged = Rounded.apply(layer.base_layer.weight + layer.scaling[adapter] * change, self.rounded)
-        return functional.linear(x, merged.to(x.dtype), layer.base_layer.bias)
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        a, b, scale = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight, layer.scaling[adapter]
+        with torch.no_grad(), torch.autocast(device, enabled=False):
+            merged = self.rounded(layer.base_layer.weight + scale * (b @ a)).to(dtype)
+        y: Tensor = RoundedLora.apply(x.to(dtype), merged, a.to(dtype), b.to(dtype), scale)
+        return y if layer.base_layer.bias is None else y + layer.base_layer.bias.to(dtype)
