@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 
 from dclocal.assemble import NAMES, fill_graph, quantize_vision, word_embeddings
 from dclocal.optimize import optimize
@@ -20,7 +21,7 @@ from dclocal_models.scene_words import CountWords
 from dclocal_models.text_words import CHARACTERS, OTHER, TextWords, code_of
 from dclocal_train.config import PlaceNetConfig
 from dclocal_train.count_words import Centre, density_of, fit_count_net, fit_count_words
-from dclocal_train.place_fit import Pictures, fit, spread
+from dclocal_train.place_fit import Pictures, fit, gather, spread
 from dclocal_train.stages import prepare_stage
 from dclocal_train.text_words import Letter, fit_text_net, fit_text_words, letters_of
 from tests.test_export import run_graph
@@ -242,6 +243,52 @@ def test_normalisation_goes_into_the_network() -> None:
     rows, told = seen[-1]
     with torch.no_grad():
         torch.testing.assert_close(net.density(dense[rows], conv_map[rows]), told, atol=1e-4, rtol=1e-3)
+
+
+def test_a_trained_network_goes_on_from_what_it_is() -> None:
+    """Trained on without a step that moves it, on features of another mean and deviation, it says what it said."""
+    torch.manual_seed(0)
+    dense, conv_map = torch.randn(40, 64, 3) * 5 + 7, torch.randn(40, 2, *TOKENS_GRID) * 3 - 2
+    net = CountNet(3, 2, GRID, TOKENS_GRID)
+
+    def told() -> tuple[torch.Tensor, ...]:
+        with torch.no_grad():
+            return net.density(dense, conv_map), net.alike(features_at(dense, conv_map, GRID, TOKENS_GRID))
+
+    before = told()
+    config = PlaceNetConfig(pictures=40, epochs=1, dropout=0.0, learning_rate=1e-9, weight_decay=0.0)
+    fit(net, Pictures(dense, conv_map, []), config, lambda *_: net.leave.bias.sum() * 0, goes_on=True)
+    for one, other in zip(before, told()):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+    fit(net, Pictures(dense, conv_map, []), config, lambda *_: net.leave.bias.sum() * 0)
+    assert not torch.allclose(before[0], told()[0], rtol=0.1), "a fresh one begins with features of mean 0"
+
+
+def test_words_that_are_said_already_are_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The networks go on, and their words stay as loud as they are."""
+    import dclocal_train.count_words as counts
+    import dclocal_train.text_words as texts
+
+    with_words(monkeypatch, ("red", "blue", "circle"))
+    goes_on: list[bool] = []
+    monkeypatch.setattr(counts, "fit_count_net", lambda *given: goes_on.append(given[-1]))
+    monkeypatch.setattr(texts, "fit_text_net", lambda *given: goes_on.append(given[-1]))
+    model = tiny_model("dinov2+efficientnet_lite2", counts=True, texts=3)
+    for gain in (3.0, 5.0):
+        config = PlaceNetConfig(pictures=1, epochs=1, gain=gain)
+        fit_count_words(model, tiny_tokenizer(), config, tmp_path / str(gain), None)
+        fit_text_words(model, tiny_tokenizer(), config, tmp_path / str(gain), None)
+    assert goes_on == [False, False, True, True]
+    assert set(model.connector.count_words.gain.tolist() + model.connector.text_words.gain.tolist()) == {3.0}
+
+
+def test_pictures_are_numbered_from_the_first_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    import dclocal_train.place_fit as module
+
+    monkeypatch.setattr(module, "features_of", lambda _, pictures: (torch.zeros(len(pictures), 4, 2), None))
+    config = PlaceNetConfig(pictures=9, epochs=1, first=30)
+    drawn: list[int] = gather(tiny_model(), lambda index: (Image.new("RGB", (1, 1)), index), config, "numbers").truths
+    assert drawn == list(range(30, 39))
 
 
 def test_letters_lie_where_they_stand() -> None:

@@ -146,11 +146,13 @@ class ThingWordsConfig:
 
 @dataclass(frozen=True)
 class PlaceNetConfig:
-    """How a network of places is trained before the first stage: on how many drawn `pictures`, for how many `epochs`;
-    `gain` is how loudly its words are said at first."""
+    """How a network of places is trained before the first stage: on how many drawn `pictures`, numbered from `first`
+    on, for how many `epochs`; `gain` is how loudly its words are said at first.  A model that says such words already
+    has its network trained on, and they stay as loud as they are."""
 
     pictures: int
     epochs: int
+    first: int = 0
     batch_size: int = 32
     learning_rate: float = 2.0e-3
     weight_decay: float = 0.05

@@ -39,27 +39,29 @@ class Centre:
 def fit_count_words(
     model: DenseConnectorModel, tokenizer: Any, config: PlaceNetConfig, folder: Path, source_folder: Path | None
 ) -> None:
-    """Give the model its count words: the network from `folder`, or trained now and kept there."""
+    """Give the model its count words: the network from `folder`, or trained now, or on, and kept there."""
     words = model.connector.count_words
     assert words is not None
-    net = words.net
+    net, goes_on = words.net, bool(words.numbers.any())
 
     def train() -> None:
         materials = load_materials(build_materials(source_folder))
-        pictures = gather(model, lambda index: _scene(materials, index), config.pictures, "scenes")
-        fit_count_net(net, pictures, config)
+        pictures = gather(model, lambda index: _scene(materials, index), config, "scenes")
+        fit_count_net(net, pictures, config, goes_on)
 
     trained_once(net, folder / FILE, train)
     embed = named(model, tokenizer)
     words.numbers.copy_(embed(NUMBERS))
     words.places.copy_(torch.stack([embed(place) for place in PLACES]))
     words.sides.copy_(torch.stack([embed(side) for side in SIDES]))
-    words.length.fill_(float(model.base_llm.get_input_embeddings().weight.norm(dim=1).median()))
-    words.gain.data.fill_(config.gain)
+    words.length.fill_(model.base_llm.get_input_embeddings().weight.detach().norm(dim=1).median())
+    if not goes_on:
+        words.gain.data.fill_(config.gain)
 
 
-def fit_count_net(net: CountNet, pictures: Pictures, config: PlaceNetConfig) -> None:
-    """Densities as they are, pairs of things of one name told from others, and each thing's count of its kind."""
+def fit_count_net(net: CountNet, pictures: Pictures, config: PlaceNetConfig, goes_on: bool = False) -> None:
+    """Densities as they are, pairs of things of one name told from others, and each thing's count of its kind; see
+    `fit` for `goes_on`."""
     density = torch.stack([density_of(centres, net.grid) for centres in pictures.truths])
     rows, columns = net.token_grid
     places = [[_place(one, rows, columns) for one in centres] for centres in pictures.truths]
@@ -85,7 +87,7 @@ def fit_count_net(net: CountNet, pictures: Pictures, config: PlaceNetConfig) -> 
         value = value + COUNT_WEIGHT * ((told_count - wanted_count).abs() / wanted_count.sqrt()).mean()
         return value + functional.binary_cross_entropy_with_logits(alike[picture, first, second], torch.tensor(same))
 
-    fit(net, pictures, config, loss)
+    fit(net, pictures, config, loss, goes_on)
 
 
 def density_of(centres: list[Centre], grid: tuple[int, int]) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dclocal.images import to_pixels
 from dclocal_models.answer import tokenize_with
-from dclocal_models.place_nets import PlaceNet
+from dclocal_models.place_nets import Norm, PlaceNet
 from dclocal_models.vlm import DenseConnectorModel, image_spec
 from dclocal_train.config import PlaceNetConfig
 from dclocal_train.precision import autocast
@@ -37,13 +37,14 @@ class Pictures:
 
 
 @torch.inference_mode()
-def gather(model: DenseConnectorModel, draw: Callable[[int], Drawn], count: int, title: str) -> Pictures:
-    """Features of the pictures that `draw` makes of the numbers below `count`, and their truths."""
+def gather(model: DenseConnectorModel, draw: Callable[[int], Drawn], config: PlaceNetConfig, title: str) -> Pictures:
+    """Features of the pictures that `draw` makes of the numbers that `config` names, and their truths."""
     from tqdm import trange
 
     dense, conv_maps, truths = [], [], []
-    for start in trange(0, count, BATCH, desc=title, unit="batch", file=sys.stderr):
-        drawn = [draw(index) for index in range(start, min(count, start + BATCH))]
+    end = config.first + config.pictures
+    for start in trange(config.first, end, BATCH, desc=title, unit="batch", file=sys.stderr):
+        drawn = [draw(index) for index in range(start, min(end, start + BATCH))]
         features, conv_map = features_of(model, [picture for picture, _ in drawn])
         dense.append(features.half())
         if conv_map is not None:
@@ -76,17 +77,24 @@ def named(model: DenseConnectorModel, tokenizer: Any) -> Callable[[Sequence[str]
 
 
 def fit(
-    net: PlaceNet, pictures: Pictures, config: PlaceNetConfig, loss: Callable[[Tensor, Tensor | None, Tensor], Tensor]
+    net: PlaceNet,
+    pictures: Pictures,
+    config: PlaceNetConfig,
+    loss: Callable[[Tensor, Tensor | None, Tensor], Tensor],
+    goes_on: bool = False,
 ) -> None:
     """Train the network on features brought to mean 0 and deviation 1, which its first layers then take over.
 
-    `loss` gets a batch's dense features and map (None where the network takes none) and the pictures' numbers.
+    `loss` gets a batch's dense features and map (None where the network takes none) and the pictures' numbers.  With
+    `goes_on` the network was trained before, and takes features as they are.
     """
     from tqdm import trange
 
     conv_maps = pictures.conv_map if net.enter_conv is not None else None
     dense_norm = _norm(pictures.dense)
     conv_norm = None if conv_maps is None else _norm(conv_maps.flatten(2).transpose(1, 2))
+    if goes_on:
+        net.absorb(_inverse(dense_norm), None if conv_norm is None else _inverse(conv_norm))
     steps = math.ceil(config.epochs * len(pictures.dense) / config.batch_size)
     optimizer = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps + 1)
@@ -123,10 +131,16 @@ def spread(map_: Tensor, x: float, y: float) -> list[tuple[int, int, float]]:
     return shares
 
 
-def _norm(features: Tensor) -> tuple[Tensor, Tensor]:
+def _norm(features: Tensor) -> Norm:
     """Mean and deviation of channels `[n, places, channels]`, of a part of the pictures where they are many."""
     some = features[:: max(1, len(features) // 200)].float().flatten(0, 1)
     return some.mean(0), some.std(0) + 1e-2
+
+
+def _inverse(norm: Norm) -> Norm:
+    """Mean and deviation by which features of mean 0 and deviation 1 become what they were."""
+    mean, deviation = norm
+    return -mean / deviation, 1 / deviation
 
 
 def _dropped(features: Tensor, share: float) -> Tensor:

@@ -45,17 +45,18 @@ class Letter:
 def fit_text_words(
     model: DenseConnectorModel, tokenizer: Any, config: PlaceNetConfig, folder: Path, source_folder: Path | None
 ) -> None:
-    """Give the model its text words: network and lexicon from `folder`, or made now and kept there.
+    """Give the model its text words: network and lexicon from `folder`, or made now, or trained on, and kept there.
 
     Raises ValueError where the model's count of words is not the lexicon's.
     """
     words = model.connector.text_words
     assert words is not None
     net, materials = words.net, load_materials(build_materials(source_folder))
+    goes_on = bool((words.codes != words.UNUSED).any())
 
     def train() -> None:
-        pictures = gather(model, lambda index: _text(materials, index), config.pictures, "texts")
-        fit_text_net(net, pictures, config)
+        pictures = gather(model, lambda index: _text(materials, index), config, "texts")
+        fit_text_net(net, pictures, config, goes_on)
 
     trained_once(net, folder / FILE, train)
     tokenize = tokenize_with(tokenizer)
@@ -67,11 +68,13 @@ def fit_text_words(
     words.tokens.copy_(torch.tensor(list(lexicon.values())))
     words.names.copy_(embed(list(lexicon)))
     words.letters[:OTHER].copy_(embed(CHARACTERS))
-    words.gain.data.fill_(config.gain)
+    if not goes_on:
+        words.gain.data.fill_(config.gain)
 
 
-def fit_text_net(net: TextNet, pictures: Pictures, config: PlaceNetConfig) -> None:
-    """Letters' densities as they are, also as counted from the left, and the characters where these are."""
+def fit_text_net(net: TextNet, pictures: Pictures, config: PlaceNetConfig, goes_on: bool = False) -> None:
+    """Letters' densities as they are, also as counted from the left, and the characters where these are; see `fit` for
+    `goes_on`."""
     shape = (net.grid[0], net.SHARE * net.grid[1])
     density, characters = (torch.stack(each) for each in zip(*(letters_of(truth, shape) for truth in pictures.truths)))
 
@@ -84,7 +87,7 @@ def fit_text_net(net: TextNet, pictures: Pictures, config: PlaceNetConfig) -> No
         each = functional.nll_loss(log_probabilities[shown].float(), classes[shown], reduction="none")
         return value + (each * wanted[shown]).sum() / wanted[shown].sum().clamp(min=1)
 
-    fit(net, pictures, config, loss)
+    fit(net, pictures, config, loss, goes_on)
 
 
 def letters_of(letters: Sequence[Letter], shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
