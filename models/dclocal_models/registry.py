@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
-from dclocal_models.connectors import (
+from dclocal_models.connector_kinds import (
     BaselineConnector,
     ChannelConnector,
     ConvolvedChannelConnector,
