@@ -82,15 +82,16 @@ def to_pixels(images: Sequence[Image.Image], spec: ImageSpec) -> np.ndarray:
 
     Fit "pad" squares a picture with the mean colour, centred, as LLaVA does; "stretch" does not keep its shape.
     """
-    mean, std = np.asarray(spec.mean, np.float32), np.asarray(spec.std, np.float32)
+    mean, std = (np.asarray(each, np.float32)[:, None] for each in (spec.mean, spec.std))
+    normalised = (np.arange(256, dtype=np.float32) / np.float32(255) - mean) / std  # of each channel's 256 values
     pixels = np.empty((len(images), 3, spec.size, spec.size), np.float32)
     for index, image in enumerate(images):
         if spec.fit == "pad":
             image = _pad_to_square(image, spec.mean, spec.size)
         if image.size != (spec.size, spec.size):
             image = image.resize((spec.size, spec.size), Image.Resampling.BICUBIC)
-        values = np.asarray(image, np.float32) / np.float32(255)
-        pixels[index] = ((values - mean) / std).transpose(2, 0, 1)
+        for channel, values in enumerate(image.split()):
+            np.take(normalised[channel], np.asarray(values), out=pixels[index, channel], mode="clip")
     return pixels
 
 

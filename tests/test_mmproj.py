@@ -3,112 +3,24 @@
 from __future__ import annotations
 
 import base64
-import os
-import shutil
-import subprocess
-import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from dclocal.bundle import Sampling
 from dclocal.errors import UserError
-from dclocal.images import to_pixels
 from dclocal.llm import LLM
 from dclocal.prompt import Embeds, Tokens
 from dclocal_export import mmproj
 from dclocal_export.mmproj import cannot_express, layer_blocks, llama_cpp_embeds, write_mmproj
-from dclocal_models.connectors import ConnectorConfig
 from dclocal_models.registry import BACKBONES, CONNECTORS
-from dclocal_models.vision import VisionConfig
-from dclocal_models.vlm import DenseConnectorModel, ModelConfig, image_spec
-from tests.tiny import CONVNEXT, tiny_llm
+from tests.mmproj_models import BOS, CASES, CLIP_MEAN, WIDTH, error, picture, seen, small_model
 from tests.tiny_files import encoded
-
-WIDTH, BOS = 32, 1  # of the tiny GGUF
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CASES: dict[str, dict[str, Any]] = {
-    "baseline": {"kind": "baseline"},
-    "baseline last": {"kind": "baseline", "final_layer": -1},
-    "sci": {"kind": "sci", "layers": (1, 3)},
-    "sci with the stem": {"kind": "sci", "layers": (0, 2, 4), "final_layer": -1},
-    "dci 2": {"kind": "dci"},
-    "dci 3": {"kind": "dci", "groups": 3},
-    "dci 2 sum": {"kind": "dci", "reduce": "sum"},
-    "dci 3 sum last": {"kind": "dci", "groups": 3, "reduce": "sum", "final_layer": -1},
-    "dci 2 last": {"kind": "dci", "final_layer": -1, "first_layer": 1},
-    "efficient": {"kind": "dci", "token_grid": (12, 12), "image_size": 96, "patch_size": 4},
-}
-SHIM = r"""
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <string.h>
-void * ggml_concat(void * context, void * first, void * second, int axis) {
-    void * library = dlopen("libggml-base.so.0", RTLD_NOLOAD | RTLD_LAZY);
-    void * (*concat)(void *, void *, void *, int) = dlsym(library, "ggml_concat");
-    const char * (*name)(void *) = dlsym(library, "ggml_get_name");
-    int swap = axis == 1 && !strcmp(name(second), "v.class_embd");
-    return swap ? concat(context, second, first, axis) : concat(context, first, second, axis);
-}
-"""
-"""llama.cpp's issue 25814 mended from outside: the class token is put first."""
-READ = """
-import sys, numpy as np
-from pathlib import Path
-from PIL import Image
-from dclocal_export.mmproj import llama_cpp_embeds
-folder = Path(sys.argv[1])
-for file in sorted(folder.glob("*.gguf")):
-    embeds = llama_cpp_embeds(file, Path(sys.argv[2]), [Image.open(file.with_suffix(".png"))], 1)
-    np.save(file.with_suffix(".npy"), embeds[0])
-"""
-
-
-def small_model(
-    backbone: str, *, image_size: int = 56, patch_size: int = 14, vision: Any = None, fit: str = "pad", **connector: Any
-) -> DenseConnectorModel:
-    """Six layers of width 64 that differ enough for a wrong one to show; every token kept unless said otherwise."""
-    torch.manual_seed(0)
-    tower: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 6, "num_attention_heads": 4}
-    tower |= {"patch_size": patch_size, "mlp_ratio": 2} if "dinov2" in backbone else {"patch_size": patch_size}
-    tower |= {} if "dinov2" in backbone else {"intermediate_size": 128}
-    base = VisionConfig(backbone, image_size, CLIP_MEAN, (0.27, 0.26, 0.28), tower | (vision or {}))
-    if backbone == "clip+convnext":
-        base = replace(base, image_size=128, low_size=56, conv=CONVNEXT)
-    config = ModelConfig(
-        base,
-        ConnectorConfig(**{"token_grid": (0, 0), **connector}),
-        fit=fit,
-        pinpoints=((2 * image_size, image_size),) if fit == "anyres" else (),
-    )
-    model = DenseConnectorModel(config, tiny_llm(hidden_size=WIDTH, num_hidden_layers=1)).eval()
-    with torch.no_grad():
-        for parameter in model.vision.parameters():
-            parameter += 0.05 * torch.randn_like(parameter)
-    return model
-
-
-def picture(width: int, height: int, seed: int = 0) -> Image.Image:
-    values = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
-    return Image.fromarray(values).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def seen(model: DenseConnectorModel, image: Image.Image) -> np.ndarray:
-    """The PyTorch model's embeddings of a picture, `[tokens, n_embd]`."""
-    with torch.no_grad():
-        return model.encode_images(torch.from_numpy(to_pixels([image], image_spec(model))))[0].numpy()
-
-
-def error(found: np.ndarray, wanted: np.ndarray) -> float:
-    """The largest difference, as a share of the largest value."""
-    assert found.shape == wanted.shape
-    return float(np.abs(found - wanted).max() / np.abs(wanted).max())
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -126,61 +38,6 @@ def test_siglip_embeddings_are_the_models(
     assert report.size_bytes == report.path.stat().st_size
     assert [file.name for file in tmp_path.iterdir()] == ["mmproj.gguf"]
     assert capfd.readouterr() == ("", "")
-
-
-@pytest.fixture(scope="module")
-def class_token_first(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
-    """By case, how far a CLIP file is off in a llama.cpp whose class token stands first."""
-    compiler = shutil.which("cc")
-    if compiler is None or not sys.platform.startswith("linux"):
-        pytest.skip("needs a C compiler and the Linux loader")
-    folder = tmp_path_factory.mktemp("clip")
-    (folder / "shim.c").write_text(SHIM)
-    shim = folder / "shim.so"
-    subprocess.run([compiler, "-shared", "-fPIC", folder / "shim.c", "-o", shim, "-ldl"], check=True)
-    wanted = {}
-    for case, settings in CASES.items():
-        model = small_model("clip", **settings)
-        side = model.config.vision.image_size
-        write_mmproj(model, folder / f"{case}.gguf", dtype="f32", class_token_first=True)
-        picture(side, side).save(folder / f"{case}.png")
-        wanted[case] = seen(model, picture(side, side))
-    environment = {**os.environ, "LD_PRELOAD": str(shim), "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", READ, folder, tiny_gguf], check=True, env=environment, timeout=300)
-    return {case: error(np.load(folder / f"{case}.npy"), values) for case, values in wanted.items()}
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_clip_embeddings_are_the_models_where_the_class_token_stands_first(
-    case: str, class_token_first: dict[str, float]
-) -> None:
-    assert class_token_first[case] < 2e-3
-
-
-def test_clip_is_refused_for_llama_cpps_class_token(tiny_gguf: Path, tmp_path: Path) -> None:
-    """Once this fails, llama.cpp is mended: let CLIP models be written without being asked."""
-    model = small_model("clip", kind="dci")
-    with pytest.raises(UserError, match="class token.*25814"):
-        write_mmproj(model, tmp_path / "mmproj.gguf")
-    assert not list(tmp_path.iterdir())
-    report = write_mmproj(model, tmp_path / "mmproj.gguf", dtype="f32", class_token_first=True)
-    assert any("25814" in line for line in report.differences)
-    image = picture(56, 56)
-    (found,) = llama_cpp_embeds(report.path, tiny_gguf, [image], 1)
-    assert error(found, seen(model, image)) > 0.5
-    assert error(found, _class_token_last(model, image)) < 2e-3
-
-
-def _class_token_last(model: DenseConnectorModel, image: Image.Image) -> np.ndarray:
-    """What becomes of a picture where the class token follows the patches and positions stay as they are."""
-    tower = model.vision.tower.vision_model
-    with torch.no_grad():
-        pixels = torch.from_numpy(to_pixels([image], image_spec(model)))
-        patches = tower.embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
-        rows = torch.cat([patches, tower.embeddings.class_embedding[None, None]], dim=1)
-        stem = tower.pre_layrnorm(rows + tower.embeddings.position_embedding.weight)
-        states = tower.encoder(stem, output_hidden_states=True).hidden_states
-        return model.connector([state[:, 1:] for state in states])[0].numpy()
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case != "efficient"])

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import yaml
 
-from dclocal.cli import run
-from dclocal.errors import UserError
 from dclocal_train.config import Recipe, RecipeError, load_recipe
 from dclocal_train.dry_run import Plan, dry_run, format_plan
 from dclocal_train.memory import activation_bytes
-from dclocal_train.recipe_files import find_recipe, known_recipes
+from dclocal_train.recipe_files import known_recipes
 from dclocal_train.stages import prepare_stage
 from tests.tiny import tiny_config, tiny_llm
 
 ROOT = Path(__file__).parent.parent
-LAUNCH = ROOT / "train" / "recipes" / "accelerate"
 CLIP, SIGLIP = 303.5, 413.0  # millions: openai's vision tower with its class token; SigLIP's without its pooling head
 # tokens, projector in and out, language model (as published, in billions), tower (millions), LoRA (millions) or 0
 EXPECTED: dict[str, tuple[int | tuple[int, int], int, int, float, float, float]] = {
@@ -259,142 +252,3 @@ def test_any_recipe_can_be_turned_into_lora() -> None:
     stage = plan_of("siglip-vicuna-7b", lora, "stages.1.llm_learning_rate=null").stages[1]
     assert stage.trained["llm"] == pytest.approx(320e6, rel=0.01)
     assert stage.learning_rates == {"connector": 2e-5, "lora": 2e-4}
-
-
-@pytest.mark.parametrize("path", sorted(LAUNCH.glob("*.yaml")), ids=lambda path: path.stem)
-def test_accelerate_reads_its_files(path: Path) -> None:
-    from accelerate.commands.config.config_args import load_config_from_file
-
-    config: Any = load_config_from_file(str(path))
-    counts = {"8xa100": (8, 1), "4x8xa100": (32, 4), "cpu": (2, 1)}
-    key = next(part for part in ("4x8xa100", "8xa100", "cpu") if part in path.stem)
-    assert (config.num_processes, config.num_machines) == counts[key]
-    assert config.use_cpu == (key == "cpu")
-    kind = {"ddp": "MULTI_GPU", "fsdp": "FSDP", "zero2": "DEEPSPEED", "zero3": "DEEPSPEED", "cpu": "MULTI_GPU"}
-    assert config.distributed_type.value == kind[path.stem.partition("-")[0]]
-    if config.fsdp_config:
-        assert config.fsdp_config["fsdp_version"] == 2
-        assert config.fsdp_config["fsdp_auto_wrap_policy"] == "TRANSFORMER_BASED_WRAP"
-        import transformers.models.llama.modeling_llama as llama
-
-        assert hasattr(llama, config.fsdp_config["fsdp_transformer_layer_cls_to_wrap"])
-    if config.deepspeed_config:
-        assert (ROOT / config.deepspeed_config["deepspeed_config_file"]).is_file()
-        assert "mixed_precision" not in yaml.safe_load(path.read_text())  # accelerate refuses it beside a JSON
-
-
-@pytest.mark.parametrize(("name", "stage"), [("zero2.json", 2), ("zero3.json", 3)])
-def test_transformers_fills_the_deepspeed_files(name: str, stage: int) -> None:
-    """By transformers' own code: every "auto" gets a value, and none waits for a hidden_size that our model has not."""
-    from accelerate.utils.deepspeed import HfDeepSpeedConfig
-    from transformers import TrainingArguments
-    from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
-
-    class Filled(HfTrainerDeepSpeedConfig, HfDeepSpeedConfig):
-        """As it is where DeepSpeed is installed."""
-
-        def __init__(self, settings: dict[str, Any]):
-            HfDeepSpeedConfig.__init__(self, settings)
-            self._dtype, self.mismatches = None, []
-
-    filled = Filled(json.loads((LAUNCH / name).read_text()))
-    arguments = TrainingArguments(per_device_train_batch_size=4, gradient_accumulation_steps=4, bf16=True, use_cpu=True)
-    filled.trainer_config_process(arguments)
-    filled.trainer_config_finalize(arguments, torch.nn.Linear(1, 1), 100)
-    assert "auto" not in json.dumps(filled.config)
-    assert filled.config["zero_optimization"]["stage"] == stage and filled.config["bf16"]["enabled"] is True
-    assert filled.config["train_batch_size"] == 16
-
-
-def test_recipes_by_name_and_by_path(tmp_path: Path) -> None:
-    assert find_recipe("clip-vicuna-7b") == find_recipe("clip-vicuna-7b.yaml") == known_recipes()["clip-vicuna-7b"]
-    own = tmp_path / "mine.yaml"
-    own.write_text("name: mine")
-    assert find_recipe(str(own)) == own
-    with pytest.raises(UserError, match=r"no recipe clip-vicuna-8b — did you mean clip-vicuna-7b.*siglip-phi2"):
-        find_recipe("clip-vicuna-8b")
-
-
-def test_recipes_travel_in_the_wheel(tmp_path: Path) -> None:
-    """Without this, `dclocal train dc-tiny` works in a checkout and nowhere else."""
-    builder = pytest.importorskip("hatchling.builders.wheel")
-    import zipfile
-
-    wheel = next(iter(builder.WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])))
-    names = zipfile.ZipFile(wheel).namelist()
-    for name in known_recipes():
-        assert f"dclocal_train/recipes/{name}.yaml" in names
-    assert "dclocal_train/recipes/accelerate/zero3.json" in names
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(tmp_path / "site", [name for name in names if name.startswith(("dclocal", "dclocal_train"))])
-    code = "from dclocal_train.recipe_files import find_recipe; print(find_recipe('siglip-phi2'))"
-    environment = {"PYTHONPATH": str(tmp_path / "site"), "PATH": ""}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path, check=True
-    )
-    assert done.stdout.strip() == str(tmp_path / "site" / "dclocal_train" / "recipes" / "siglip-phi2.yaml")
-
-
-def test_train_help_imports_no_torch() -> None:
-    code = (
-        "import sys; from dclocal.cli import run; run(['train', '--help']); "
-        "print([name for name in ('torch', 'transformers', 'numpy', 'yaml') if name in sys.modules], file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stderr.strip() == "[]" and "--dry-run" in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ([], "name a RECIPE to train, or rows with --check-data"),
-        (["dc-tiny", "--check-data", "rows.json"], "--check-data takes no RECIPE"),
-        (["dc-tiny", "--fast"], "go with --check-data"),
-        (["dc-tiny", "--json"], "--json goes with"),
-        (["dc-tiny", "--dry-run", "--build-data"], "--dry-run builds nothing"),
-        (["dc-tinny"], "did you mean dc-tiny"),
-        (["clip-vicuna-7b", "--build-data"], "builds no data"),
-        (["clip-vicuna-7b", "data.folder=nowhere"], "its rows nowhere/LLaVA-Pretrain/blip_laion_cc_sbu_558k.json"),
-        (["clip-vicuna-7b", "--dry-run", "stages.0.stepz=3"], "did you mean 'steps'"),
-        (["--check-data", "none.json"], "none.json does not exist"),
-    ],
-)
-def test_mistakes_on_the_command_line(
-    arguments: list[str], expected: str, own_home: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(["train", *arguments]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == "" and expected in captured.err and "Traceback" not in captured.err
-
-
-def test_weights_that_cannot_be_had_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A name misspelt, a gated model, no network: said in a line, not as a fault."""
-    for name in ("one.json", "two.json"):
-        (tmp_path / name).write_text('[{"id": 1}]')
-    overrides = [f"data.folder={tmp_path}", "stages.0.rows=one.json", "stages.1.rows=two.json", "stages.0.images=."]
-    overrides += [f"output={tmp_path}/out", f"model.llm.pretrained={tmp_path}/none", "loggers=[]"]
-    assert run(["train", "clip-vicuna-7b", *overrides]) == 2
-    error = capsys.readouterr().err
-    assert "none cannot be loaded" in error and "name a folder" in error
-
-
-def test_missing_pictures_are_found_before_the_model_is_loaded(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    overrides = [f"data.folder={tmp_path}", "stages.0.rows=rows.json", "stages.0.images=pictures"]
-    (tmp_path / "rows.json").write_text("[]")
-    assert run(["train", "clip-vicuna-7b", *overrides]) == 2
-    assert "stage align: its pictures" in capsys.readouterr().err
-
-
-def test_dry_run_and_check_print_json(own_home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["train", "siglip-phi2", "--dry-run", "--json", "gpus=4", "stages.1.batch_size=8"]) == 0
-    plan = json.loads(capsys.readouterr().out)
-    assert plan["gpus"] == 4 and plan["image_tokens"] == [729, 729]
-    assert plan["recipe"]["model"]["llm"]["pretrained"] == "microsoft/phi-2"
-    assert plan["stages"][1]["accumulation"] == 4
-    assert plan["stages"][1]["memory"]["ddp"]["total_bytes"] > 2**30
-    rows = tmp_path / "rows.json"
-    rows.write_text(json.dumps([{"id": "a", "conversations": [{"from": "human", "value": "hm?"}]}]))
-    assert run(["train", "--check-data", str(rows), "--json"]) == 2
-    assert json.loads(capsys.readouterr().out)["findings"][0]["kind"] == "odd_turns"

@@ -1,13 +1,9 @@
-"""Videos as people have them: the right frames, at the times that ffprobe says, and one clear line for what is none.
-
-Every video carries the number of each frame in its pixels, as ten squares that are black or white.
-"""
+"""Videos as people have them: the right frames, at the times that ffprobe says."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import threading
 import time
@@ -18,59 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dclocal import video as video_module
-from dclocal.errors import UserError
 from dclocal.prefetch import prefetch
-from dclocal.sampling import frames_at, largest_changes, open_span, parse_time, sample, scene_times, show_time
+from dclocal.sampling import frames_at, largest_changes, open_span, sample, scene_times
 from dclocal.video import Frame, VideoError, VideoReader, probe
+from tests.numbered_video import HEIGHT, KINDS, STREAMED, WIDTH, make, needs_ffmpeg, number_in
 
-pytestmark = pytest.mark.skipif(
-    not (shutil.which("ffmpeg") and shutil.which("ffprobe")), reason="ffmpeg is not installed: apt-get install ffmpeg"
-)
-WIDTH, HEIGHT, BITS = 64, 48, 10
-KINDS = {
-    "mp4": ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-g", "30"],
-    "mov": ["-c:v", "libx264", "-pix_fmt", "yuv420p"],
-    "mkv": ["-c:v", "libx264", "-pix_fmt", "yuv420p"],
-    "webm": ["-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8"],
-    "avi": ["-c:v", "mjpeg"],
-    "gif": [],
-}
+pytestmark = needs_ffmpeg
 TEN_BITS = ["-c:v", "libx264", "-pix_fmt", "yuv420p10le"]
-STREAMED = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-f", "matroska"]
 EVERY = ["-vf", "select='not(mod(n\\,7))+not(mod(n\\,11))'", "-vsync", "vfr"]
-
-
-def counted(count: int, width: int = WIDTH, height: int = HEIGHT) -> bytes:
-    """Raw RGB frames that carry their numbers."""
-    frames = np.zeros((count, height, width, 3), np.uint8)
-    for number in range(count):
-        for bit in range(BITS):
-            row, column = divmod(bit, 5)
-            top, left = row * height // 2, column * width // 5
-            frames[number, top : top + height // 2, left : left + width // 5] = 255 * (number >> bit & 1)
-    return frames.tobytes()
-
-
-def number_in(image: Image.Image) -> int:
-    """The number that a frame carries."""
-    grey = np.asarray(image.convert("L"))
-    height, width = grey.shape
-    number = 0
-    for bit in range(BITS):
-        row, column = divmod(bit, 5)
-        number |= int(grey[(2 * row + 1) * height // 4, (2 * column + 1) * width // 10] > 127) << bit
-    return number
-
-
-def make(file: Path, count: int, options: list[str], fps: int = 25, width: int = WIDTH, height: int = HEIGHT) -> Path:
-    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
-    target = ["-"] if "-f" in options else [str(file)]  # a pipe cannot be gone back in: no duration is written
-    command = ["ffmpeg", "-v", "error", "-y", *raw, *options, "-threads", "1", *target]
-    done = subprocess.run(command, input=counted(count, width, height), capture_output=True, check=True)
-    if target == ["-"]:
-        file.write_bytes(done.stdout)
-    return file
 
 
 def probed_times(file: Path) -> list[float]:
@@ -216,84 +167,6 @@ def test_changes_keep_their_distance() -> None:
     assert largest_changes(times, [0, 9, 8, 7, 1], 3, 0.5) == [0.0, 1.0, 5.0]
     assert largest_changes(times, [0, 9, 8, 7, 1], 9, 0.5) == [0.0, 1.0, 5.0, 9.0]
     assert largest_changes([], [], 3, 0.5) == []
-
-
-def bad_file(folder: Path, kind: str) -> Path:
-    file = folder / f"{kind}.mp4"
-    if kind == "text":
-        file.write_text("not a video at all\n" * 99)
-    elif kind == "empty":
-        file.touch()
-    elif kind == "folder":
-        file.mkdir()
-    elif kind == "pipe":
-        os.mkfifo(file)
-    elif kind == "sound":
-        subprocess.run(["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "sine=d=0.2", file], check=True)
-    elif kind == "cut":
-        make(file, 50, KINDS["mp4"])
-        file.write_bytes(file.read_bytes()[:1500])
-    elif kind == "playlist":  # would open another file
-        make(folder / "other.mp4", 5, KINDS["mp4"])
-        file.write_text("ffconcat version 1.0\nfile other.mp4\n")
-    return file
-
-
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [
-        ("missing", "does not exist"),
-        ("empty", "is empty"),
-        ("folder", "is a folder"),
-        ("pipe", "not a regular file"),
-        ("text", "not a video"),
-        ("playlist", "not a video"),
-        ("sound", "sound alone, or was cut short"),
-        ("cut", "sound alone, or was cut short"),
-        ("nul\0", "cannot be a file's name"),
-    ],
-)
-def test_what_is_no_video(tmp_path: Path, kind: str, message: str, capfd: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / f"{kind}.mp4" if "\0" in kind else bad_file(tmp_path, kind)
-    with pytest.raises(VideoError, match=message) as caught:
-        probe(file)
-    assert str(caught.value).isprintable() and " — " in str(caught.value)
-    assert capfd.readouterr().err == ""  # nor OpenCV's, nor FFmpeg's own remarks
-
-
-def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = make(tmp_path / "clip.mkv", 30, STREAMED)
-    monkeypatch.setattr(video_module, "MAX_DECODED", 20)
-    with pytest.raises(VideoError, match="20 frames were decoded"), VideoReader(file) as reader:
-        open_span(reader)
-    monkeypatch.setattr(video_module, "MAX_PIXELS", WIDTH * HEIGHT - 1)
-    with pytest.raises(VideoError, match="64×48 pixels"):
-        probe(file)
-
-
-def test_a_file_that_vanishes(tmp_path: Path) -> None:
-    file = make(tmp_path / "clip.mkv", 10, STREAMED)
-    with VideoReader(file) as reader:
-        file.unlink()
-        with pytest.raises(VideoError, match="is gone"):
-            open_span(reader)
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("12", 12), ("62.5", 62.5), ("1:02", 62), ("0:01:02.5", 62.5), ("90", 90), ("100:00", 6000)]
-)
-def test_times_are_read(text: str, seconds: float) -> None:
-    assert parse_time(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "-1", "nan", "1:60", "1:2:3:4", "1,5", "1e3", "٣"])
-def test_times_that_are_none(text: str) -> None:
-    with pytest.raises(UserError, match="write 12, 1:02"):
-        parse_time(text)
-
-
-def test_times_are_shown() -> None:
-    assert [show_time(value) for value in (1.94, 59.96, 723, 3605.5)] == ["0:01.9", "1:00.0", "12:03.0", "1:00:05.5"]
 
 
 def test_calling_off_leaves_no_thread() -> None:
