@@ -57,9 +57,11 @@ class _Receiver:
             return
         if self._level >= logging.ERROR:
             self.errors.append(line)
-        LOGGER.log(self._level, "%s", line)
-        if self.on_line is not None:
-            self.on_line(line)
+        if self.on_line is None:
+            LOGGER.log(self._level, "%s", line)
+            return
+        LOGGER.log(self._level if self._level >= logging.ERROR else logging.DEBUG, "%s", line)
+        self.on_line(line)
 
 
 @functools.cache
@@ -75,7 +77,8 @@ def run_logging(
     on_line: Callable[[str], None] | None = None,
 ) -> Result:
     """Call a function of llama.cpp that logs, in a thread of its own; `succeeded` tells from its result whether it did
-    what it was to do, and `on_line` is told each line.
+    what it was to do, and `on_line` is told each line, which then is no warning: llama.cpp's quantizer warns of each matrix
+    that it treats as it was told to.
 
     Python delivers Ctrl-C to the main thread alone; arriving inside a callback from C it would be lost.
     """

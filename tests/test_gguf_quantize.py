@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import llama_cpp.llama_cpp as llama
@@ -24,8 +25,11 @@ def test_quantizing_is_done_once_and_told_tensor_by_tensor(
     assert len(calls) == 1 and told == [(done, tensors) for done in range(1, tensors + 1)]
 
 
-def test_a_mixture_quantizes_what_its_patterns_name_otherwise(tiny_gguf: Path, tmp_path: Path) -> None:
+def test_a_mixture_quantizes_what_its_patterns_name_otherwise(
+    tiny_gguf: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     quantize_gguf(tiny_gguf, tmp_path / "mix.gguf", "iq4_mix")
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     kinds = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(tmp_path / "mix.gguf").tensors}
     assert kinds["blk.0.attn_k.weight"] == kinds["blk.0.attn_v.weight"] == "Q8_0"
     assert kinds["blk.0.attn_q.weight"] == kinds["blk.0.ffn_up.weight"] == "IQ4_NL"
