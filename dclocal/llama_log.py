@@ -77,8 +77,8 @@ def run_logging(
     on_line: Callable[[str], None] | None = None,
 ) -> Result:
     """Call a function of llama.cpp that logs, in a thread of its own; `succeeded` tells from its result whether it did
-    what it was to do, and `on_line` is told each line, which then is no warning: llama.cpp's quantizer warns of each matrix
-    that it treats as it was told to.
+    what it was to do, and `on_line` is told each line, which then is no warning: llama.cpp's quantizer warns of each
+    matrix that it treats as it was told to.
 
     Python delivers Ctrl-C to the main thread alone; arriving inside a callback from C it would be lost.
     """

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from dclocal_models.checkpoint import ADAPTER_FOLDER, CONFIG_FILE, LLM_FOLDER, read_config
-from dclocal_models.embedded import DC_TINY
+from dclocal_models.embedded import DC_TINY, SHIPPED, UNTRAINED
 from dclocal_models.vlm import DenseConnectorModel, ModelConfig
 from dclocal_train.config import LlmSource, Recipe, RecipeError
-from dclocal_train.start import llm_config, model_config, training_dtype
+from dclocal_train.start import KNOWN_STARTS, llm_config, model_config, training_dtype
 
 SMOLLM2_135M = LlmSource(
     {
@@ -45,7 +45,7 @@ class MetaModel:
 def meta_model(recipe: Recipe) -> MetaModel:
     """What `start.start_model` would load, in its dtypes; raises RecipeError for a start that there is not."""
     dtype = training_dtype(recipe)
-    if recipe.start == "dc-tiny":
+    if recipe.start in (UNTRAINED, SHIPPED):
         return MetaModel(_on_meta(DC_TINY, llm_config(SMOLLM2_135M), dtype))
     if recipe.model is not None:
         model = _on_meta(model_config(recipe.model), llm_config(recipe.model.llm), dtype)
@@ -71,7 +71,7 @@ def _checkpoint(folder: Path, dtype: torch.dtype) -> DenseConnectorModel:
     from transformers import AutoConfig
 
     if not (folder / CONFIG_FILE).is_file():
-        raise RecipeError(f"start is {str(folder)!r}", "use dc-tiny, model, or the folder of a checkpoint")
+        raise RecipeError(f"start is {str(folder)!r}", KNOWN_STARTS)
     model = _on_meta(read_config(folder), AutoConfig.from_pretrained(folder / LLM_FOLDER), dtype)
     if (folder / ADAPTER_FOLDER).exists():
         from peft import PeftConfig, get_peft_model

@@ -23,6 +23,8 @@ from dclocal_train.config import LlmSource, ModelSource, Recipe, RecipeError, To
 from dclocal_train.matmul_attention import prepare_for_cpu
 from dclocal_train.precision import has_quick_bf16
 
+KNOWN_STARTS = f"use {UNTRAINED}, {SHIPPED}, model, or the folder of a checkpoint"
+
 
 class StartError(UserError):
     """Weights that are not what the recipe says they are."""
@@ -52,9 +54,7 @@ def _start(recipe: Recipe, source_folder: Path | None, dtype: torch.dtype) -> tu
     if recipe.model is not None:
         return _assemble(recipe.model, dtype)
     if not Path(recipe.start).is_dir():
-        raise RecipeError(
-            f"start is {recipe.start!r}", "use dc-tiny, shipped-dc-tiny, model, or the folder of a checkpoint"
-        )
+        raise RecipeError(f"start is {recipe.start!r}", KNOWN_STARTS)
     return open_checkpoint(Path(recipe.start), dtype=dtype)
 
 
