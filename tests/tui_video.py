@@ -46,13 +46,15 @@ async def settle(bench: Bench) -> None:
 
     def drawn() -> bool:
         large, known = shown._large, shown._film
-        frames = [cell._frame for cell in shown.query(FilmFrame) if cell.display]
+        cells = [cell for cell in shown.query(FilmFrame) if cell.display]
+        frames = [cell._frame for cell in cells]
         return bool(
             known is not None
             and large is not None
             and abs(large.time_s - known.cursor_s) < 0.06
             and frames
             and all(frame is not None and frame.thumbnail is not None for frame in frames)
+            and all(cell.query_one(".picture").children[0].size.area for cell in cells)
         )
 
     await bench.until(drawn)
