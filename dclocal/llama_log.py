@@ -57,11 +57,10 @@ class _Receiver:
             return
         if self._level >= logging.ERROR:
             self.errors.append(line)
-        if self.on_line is None:
-            LOGGER.log(self._level, "%s", line)
-            return
-        LOGGER.log(self._level if self._level >= logging.ERROR else logging.DEBUG, "%s", line)
-        self.on_line(line)
+        heard = self.on_line is not None and self._level < logging.ERROR
+        LOGGER.log(logging.DEBUG if heard else self._level, "%s", line)
+        if self.on_line is not None:
+            self.on_line(line)
 
 
 @functools.cache

@@ -33,7 +33,7 @@ from dclocal.engine_messages import (
     TextPiece,
 )
 from dclocal.engine_process import MAX_LOG_BYTES
-from tests.engine_events import picture, until
+from tests.engine_events import opening, picture, until
 
 NUMBERS = " ".join(map(str, range(1, 100)))
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals")
@@ -47,17 +47,12 @@ def pieces(engine: Engine, count: int) -> str:
 @pytest.fixture
 def real(tmp_path: Path) -> Iterator[Callable[[str], Engine]]:
     """An opened engine whose child runs a session of `tests/engine_openers.py`."""
-    engines = []
 
-    def start(opener: str = "talker") -> Engine:
-        engines.append(Engine(tmp_path / "logs" / "engine.log", f"tests.engine_openers:{opener}"))
-        engines[-1].open()
-        until(engines[-1], Ready)
-        return engines[-1]
+    def make(opener: str = "talker") -> Engine:
+        return Engine(tmp_path / "logs" / "engine.log", f"tests.engine_openers:{opener}")
 
-    yield start
-    for engine in engines:
-        engine.close()
+    with opening(make) as start:
+        yield start
 
 
 @posix

@@ -7,6 +7,7 @@ import pickle
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -24,30 +25,24 @@ from dclocal.engine_messages import (
     Loading,
     Media,
     Prepared,
-    Ready,
     Restored,
     Said,
     TextPiece,
 )
 from dclocal.fake_engine import ScriptedEngine
 from dclocal.frames import VideoRequest
-from tests.engine_events import picture, until
+from tests.engine_events import opening, picture, until
 
 
 @pytest.fixture
 def scripted() -> Iterator[Callable[..., ScriptedEngine]]:
     """An opened engine that answers a script."""
-    engines = []
 
-    def start(*answers: str, **options: object) -> ScriptedEngine:
-        engines.append(ScriptedEngine(answers, **options))  # type: ignore[arg-type]
-        engines[-1].open()
-        until(engines[-1], Ready)
-        return engines[-1]
+    def make(*answers: str, **options: Any) -> ScriptedEngine:
+        return ScriptedEngine(answers, **options)
 
-    yield start
-    for engine in engines:
-        engine.close()
+    with opening(make) as start:
+        yield start
 
 
 def test_prepared_media_leave_a_question_its_own_tokens(scripted: Callable[..., ScriptedEngine]) -> None:
