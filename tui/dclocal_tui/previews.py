@@ -40,6 +40,18 @@ class Previews:
             return self._widget
 
 
+def draw(widget: Any, picture: Image | None) -> Widget:
+    """Show the picture in a widget that draws pictures, None: nothing; returns the widget.
+
+    One without a picture is not displayed: Textual 8.2 keeps the size that it found for a widget until the widget has
+    been idle, so a first picture that comes sooner would be shown in no columns at all.
+    """
+    if widget.image is not picture:
+        widget.image = picture
+    widget.display = picture is not None
+    return widget
+
+
 def _widgets(terminal: Terminal | None) -> type[Widget]:
     """textual_image asks the terminal while it is imported, which would take keys from the app: it sees none."""
     if terminal is None:

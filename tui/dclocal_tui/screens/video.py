@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
@@ -22,6 +22,7 @@ from dclocal_tui.clean import clean
 from dclocal_tui.decoder import Decoded, Decoder, Measured, Thumbnail, Undecoded, Wish
 from dclocal_tui.film import Film, film_of
 from dclocal_tui.plan import SAME_S, Plan, is_among
+from dclocal_tui.previews import draw
 from dclocal_tui.shelf import Item
 from dclocal_tui.widgets.filmstrip import Filmstrip, StripFrame
 from dclocal_tui.widgets.media_card import Preview
@@ -77,7 +78,7 @@ class VideoScreen(ModalScreen[VideoRequest | None]):
             box.border_title = Content(f"[{item.number}] {clean(item.name)}" if item else "Video")
             box.border_subtitle = Content(KEYS)
             with Vertical(id="large"):
-                yield self._preview(None)
+                yield draw(self._preview(None), None)
             yield Static(id="here")
             yield Scrubber()
             yield Filmstrip(self._preview)
@@ -170,8 +171,7 @@ class VideoScreen(ModalScreen[VideoRequest | None]):
     def _decoded(self, message: Decoded) -> None:
         if message.large:
             self._large = message.thumbnail
-            large: Any = self.query_one("#large").children[0]
-            large.image = message.thumbnail.image
+            draw(self.query_one("#large").children[0], message.thumbnail.image)
         else:
             self._thumbnails[message.wanted_s] = message.thumbnail
             if len(self._thumbnails) > MAX_THUMBNAILS:

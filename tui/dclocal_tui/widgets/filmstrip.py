@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
@@ -14,6 +13,7 @@ from textual.widgets import Static
 from dclocal.sampling import show_time
 from dclocal_tui.decoder import Thumbnail
 from dclocal_tui.plan import CHOSEN, GIVEN
+from dclocal_tui.previews import draw
 from dclocal_tui.widgets.media_card import Preview
 from dclocal_tui.widgets.scrubber import MovedTo
 
@@ -42,7 +42,7 @@ class FilmFrame(Vertical):
     def compose(self) -> ComposeResult:
         """The picture, its time."""
         with Vertical(classes="picture"):
-            yield self._preview(None)
+            yield draw(self._preview(None), None)
         yield Static(classes="time")
 
     def show(self, frame: StripFrame | None, here: bool, columns: int, rows: int) -> None:
@@ -55,10 +55,7 @@ class FilmFrame(Vertical):
         self.set_class(frame.given, "-given")
         mark = GIVEN if frame.given else CHOSEN
         self.query_one(".time", Static).update(Content(f"{mark} {show_time(frame.time_s)}"))
-        image = frame.thumbnail and frame.thumbnail.image
-        preview: Any = self.query_one(".picture").children[0]
-        if preview.image is not image:
-            preview.image = image
+        draw(self.query_one(".picture").children[0], frame.thumbnail.image if frame.thumbnail else None)
         self._frame = frame
 
     def on_click(self) -> None:
