@@ -11,6 +11,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from dclocal.errors import BundleError
 
 if TYPE_CHECKING:
     import numpy as np
+    from gguf import GGUFReader
 
 PARTS_FILE, GRAPH_FILE, WEIGHTS_FILE, CARD_FILE = "parts.json", "vision_graph.onnx", "weights.safetensors", "README.md"
 VIT_PREFIX, LORA_PREFIX = "vision.vit.tower.", "lora."
@@ -35,20 +37,23 @@ Progress = Callable[[str, int, int], None]
 def assemble(parts: Path, sources: Mapping[str, Path], out: Path, progress: Progress) -> None:
     """Fill the empty folder `out` with a bundle; its manifest is written last.
 
-    `sources` maps "vision" to the vision transformer's ONNX file and "llm" to the language model's GGUF.
+    `sources` maps "vision" to the vision transformer's ONNX file and "llm" to the language model's GGUF.  The vision
+    graph is made in a thread while the language model is quantized, which needs no Python; `progress` is told of both.
     Raises BundleError for parts that are damaged.
     """
+    from dclocal.gguf_merge import open_gguf
+
     description = read_parts(parts)
-    weights = load_weights(parts / WEIGHTS_FILE)
-    build_vision(parts / GRAPH_FILE, vision_weights(weights, sources), out / VISION_FILE, progress)
-    build_llm(
-        sources["llm"],
-        lora_matrices(weights),
-        description["lora_scale"],
-        description["llm_quantization"],
-        out / LLM_FILE,
-        progress,
-    )
+    weights, llm = load_weights(parts / WEIGHTS_FILE), open_gguf(sources["llm"])
+
+    def vision() -> None:
+        build_vision(parts / GRAPH_FILE, vision_weights(weights, sources["vision"], llm), out / VISION_FILE, progress)
+
+    with ThreadPoolExecutor(1) as beside:
+        seeing = beside.submit(vision)
+        lora, scale = lora_matrices(weights), description["lora_scale"]
+        build_llm(llm, lora, scale, description["llm_quantization"], out / LLM_FILE, progress)
+        seeing.result()
     for name in (PARITY_FILE, CARD_FILE):
         shutil.copyfile(parts / name, out / name)
     progress("writing the manifest", 0, 1)
@@ -81,17 +86,17 @@ def lora_matrices(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name.removeprefix(LORA_PREFIX): array for name, array in weights.items() if name.startswith(LORA_PREFIX)}
 
 
-def vision_weights(weights: Mapping[str, np.ndarray], sources: Mapping[str, Path]) -> dict[str, np.ndarray]:
-    """All weights of the vision graph by name: the shipped ones over the vision transformer's, and the embeddings of
-    words that are tokens of the language model out of that.  `sources` as of `assemble`."""
+def vision_weights(weights: Mapping[str, np.ndarray], vit: Path, llm: Path | GGUFReader) -> dict[str, np.ndarray]:
+    """All weights of the vision graph by name: the shipped ones over those in the vision transformer's ONNX file, and
+    the embeddings of words that are tokens of the language model out of its GGUF."""
     from dclocal.vit_onnx import read_vit_weights
 
-    filled = {f"{VIT_PREFIX}{name}": array for name, array in read_vit_weights(sources["vision"]).items()}
+    filled = {f"{VIT_PREFIX}{name}": array for name, array in read_vit_weights(vit).items()}
     filled |= {name: array for name, array in weights.items() if not name.startswith(LORA_PREFIX)}
-    return filled | word_embeddings(weights, sources["llm"])
+    return filled | word_embeddings(weights, llm)
 
 
-def word_embeddings(weights: Mapping[str, np.ndarray], llm: Path) -> dict[str, np.ndarray]:
+def word_embeddings(weights: Mapping[str, np.ndarray], llm: Path | GGUFReader) -> dict[str, np.ndarray]:
     """The embeddings of the words that `weights` hold as tokens: one each `[words]`, or names `[names, NAME_TOKENS]`.
 
     They are the language model's own, so they do not ship.
@@ -118,6 +123,7 @@ def build_vision(graph: Path, weights: Mapping[str, np.ndarray], out: Path, prog
     progress(BUILDING, 0, 3)
     full, fused = out.with_suffix(".fp32.onnx"), out.with_suffix(".fused.onnx")
     fill_graph(graph, weights, full)
+    del weights  # 350 MB, where nobody else holds them
     progress(BUILDING, 1, 3)
     optimize(full, fused)
     full.unlink()
@@ -187,13 +193,13 @@ def quantize_vision(source: Path, out: Path) -> None:
 
 
 def build_llm(
-    gguf_file: Path, lora: Mapping[str, np.ndarray], scale: float, quantization: str, out: Path, progress: Progress
+    gguf: GGUFReader, lora: Mapping[str, np.ndarray], scale: float, quantization: str, out: Path, progress: Progress
 ) -> None:
     """Merge LoRA into the language model at float16, then quantize it as a whole."""
     from dclocal.gguf_merge import merge_lora, quantize_gguf
 
     merged = out.with_suffix(".f16.gguf")
-    merge_lora(gguf_file, lora, scale, merged, lambda done, total: progress("merging the adapter", done, total))
+    merge_lora(gguf, lora, scale, merged, lambda done, total: progress("merging the adapter", done, total))
     quantize_gguf(merged, out, quantization, lambda done, total: progress(QUANTIZING, done - 1, total))
     merged.unlink()
     progress(QUANTIZING, 1, 1)

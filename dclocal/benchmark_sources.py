@@ -89,7 +89,9 @@ def float32_graph(field: Field) -> Path:
     from dclocal.assemble import GRAPH_FILE, WEIGHTS_FILE, fill_graph, load_weights, vision_weights
 
     parts, out = parts_folder(DEFAULT), _work_folder(field) / "float32.onnx"
-    fill_graph(parts / GRAPH_FILE, vision_weights(load_weights(parts / WEIGHTS_FILE), sources(field)), out)
+    files = sources(field)
+    weights = vision_weights(load_weights(parts / WEIGHTS_FILE), files["vision"], files["llm"])
+    fill_graph(parts / GRAPH_FILE, weights, out)
     return out
 
 

@@ -39,8 +39,19 @@ was rounded with a least value for every 32 weights, as Q4_K has; it takes rows 
 ffn_down alone.  Keys and values are few.  docs/dc-tiny.md has what each is worth."""
 
 
+def open_gguf(source: Path | GGUFReader) -> GGUFReader:
+    """The file's tensors and metadata: seconds for a vocabulary of 50,000, so one that is open is given on."""
+    from gguf import GGUFReader
+
+    return GGUFReader(source) if isinstance(source, Path) else source
+
+
 def merge_lora(
-    source: Path, lora: Mapping[str, np.ndarray], scale: float, out: Path, on_tensor: Callable[[int, int], None]
+    source: Path | GGUFReader,
+    lora: Mapping[str, np.ndarray],
+    scale: float,
+    out: Path,
+    on_tensor: Callable[[int, int], None],
 ) -> None:
     """Write `source` with W + scale·B·A for each adapted matrix, those as float16, the rest as it is.
 
@@ -48,13 +59,13 @@ def merge_lora(
     where a matrix has no tensor to go to.
     """
     import numpy as np
-    from gguf import GGUFReader, GGUFWriter
+    from gguf import GGUFWriter
     from gguf.quants import dequantize
 
-    reader = GGUFReader(source)
+    reader = open_gguf(source)
     architecture = _field(reader, "general.architecture")
     if architecture != "llama":
-        raise BundleError(f"{source} has architecture {architecture}, expected llama", "use the pinned package")
+        raise BundleError(f"the GGUF has architecture {architecture}, expected llama", "use the pinned package")
     deltas = _tensor_deltas(lora, reader, architecture)
     writer = GGUFWriter(out, architecture)
     _copy_metadata(reader, writer)
@@ -69,22 +80,21 @@ def merge_lora(
             writer.add_tensor(tensor.name, (base + _reorder(change, heads)).astype(np.float16))
         on_tensor(index + 1, len(reader.tensors))
     if deltas:
-        raise BundleError(f"{source} has no tensor {sorted(deltas)[0]} for the adapter", "use the pinned package")
+        raise BundleError(f"the GGUF has no tensor {sorted(deltas)[0]} for the adapter", "use the pinned package")
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
 
 
-def token_embeddings(source: Path) -> np.ndarray:
+def token_embeddings(source: Path | GGUFReader) -> np.ndarray:
     """The language model's input embeddings, `[vocabulary, n_embd]`, float32."""
-    from gguf import GGUFReader
     from gguf.quants import dequantize
 
-    for tensor in GGUFReader(source).tensors:
+    for tensor in open_gguf(source).tensors:
         if tensor.name == "token_embd.weight":
             return dequantize(tensor.data, tensor.tensor_type)
-    raise BundleError(f"{source} has no token embeddings", "use the pinned package")
+    raise BundleError("the GGUF has no token embeddings", "use the pinned package")
 
 
 def quantize_gguf(

@@ -54,6 +54,7 @@ def optimize(source: Path, out: Path, *, heads: int = 0, width: int = 0) -> dict
         options = FusionOptions(MODEL_TYPE)
         options.enable_nhwc_conv = False  # the processor has its own layout
         options.enable_bias_skip_layer_norm = False
+        options.enable_rotary_embeddings = False  # none of the towers has any, and they are looked for at length
         graph = optimize_model(graph, MODEL_TYPE, heads, width, opt_level=0, optimization_options=options).model
     open_attention(graph)
     open_skip_norms(graph)

@@ -27,11 +27,11 @@ def for_terminal() -> Iterator[Progress]:
 
 class _Lines:
     def __init__(self) -> None:
-        self.current = ""
+        self.told: set[str] = set()
 
     def show(self, step: str, done: int, total: int) -> None:
-        if step != self.current:
-            self.current = step
+        if step not in self.told:
+            self.told.add(step)
             print(f"dclocal: {step}", file=sys.stderr)
 
     def close(self) -> None:

@@ -51,7 +51,8 @@ def test_embeddings_on_photographs(
     """fp32 within 0.9999 of PyTorch, int8 within 0.995, on every photograph."""
     parts = parts_folder("dc-tiny")
     full = tmp_path / "fp32.onnx"
-    fill_graph(parts / GRAPH_FILE, vision_weights(load_weights(parts / WEIGHTS_FILE), sources), full)
+    weights = vision_weights(load_weights(parts / WEIGHTS_FILE), sources["vision"], sources["llm"])
+    fill_graph(parts / GRAPH_FILE, weights, full)
     found = vision_parity(reference[0], photographs, {"fp32": full, "int8": bundle.vision_path})
     assert found["fp32"]["cosine_min"] >= 0.9999 and found["int8"]["cosine_min"] >= 0.995, found
 

@@ -49,7 +49,8 @@ def export_bundle(
         first.mkdir()
         assemble(kept, files, first, progress)
         full = work / "fp32.onnx"
-        fill_graph(kept / GRAPH_FILE, vision_weights(load_weights(kept / WEIGHTS_FILE), files), full)
+        weights = vision_weights(load_weights(kept / WEIGHTS_FILE), files["vision"], files["llm"])
+        fill_graph(kept / GRAPH_FILE, weights, full)
         questions = [(picture, text) for picture in pictures for text in QUESTIONS]
         parity = {
             "vision": vision_parity(model, pictures, {"fp32": full, "int8": first / VISION_FILE}),
