@@ -77,23 +77,35 @@ def run_logging(
 ) -> Result:
     """Call a function of llama.cpp that logs, in a thread of its own; `succeeded` tells from its result whether it did
     what it was to do, and `on_line` is told each line, which then is no warning: llama.cpp's quantizer warns of each
-    matrix that it treats as it was told to.
+    matrix that it treats as it was told to.  An error of `on_line` is raised once the function has come back.
 
     Python delivers Ctrl-C to the main thread alone; arriving inside a callback from C it would be lost.
     """
     receiver = capture_log()
     receiver.errors.clear()
+    failed: list[Exception] = []
+
+    def tell(line: str) -> None:
+        try:
+            if on_line is not None and not failed:
+                on_line(line)
+        except Exception as error:  # C would drop it
+            failed.append(error)
+
     with ThreadPoolExecutor(1) as pool:
         if on_line is None and not LOGGER.isEnabledFor(logging.INFO):
             with receiver.deaf():
                 result = pool.submit(function, *arguments).result()
             if succeeded(result):
                 return result
-        receiver.on_line = on_line
+        receiver.on_line = tell if on_line is not None else None
         try:
-            return pool.submit(function, *arguments).result()
+            result = pool.submit(function, *arguments).result()
         finally:
             receiver.on_line = None
+    if failed:
+        raise failed[0]
+    return result
 
 
 def is_zero(status: int) -> bool:
