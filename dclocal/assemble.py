@@ -86,7 +86,15 @@ def lora_matrices(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name.removeprefix(LORA_PREFIX): array for name, array in weights.items() if name.startswith(LORA_PREFIX)}
 
 
-def vision_weights(weights: Mapping[str, np.ndarray], vit: Path, llm: Path | GGUFReader) -> dict[str, np.ndarray]:
+def float32_graph(parts: Path, sources: Mapping[str, Path], out: Path) -> None:
+    """Write the vision graph of `parts` filled, and nothing else done to it; `sources` as of `assemble`."""
+    from dclocal.gguf_merge import open_gguf
+
+    weights = vision_weights(load_weights(parts / WEIGHTS_FILE), sources["vision"], open_gguf(sources["llm"]))
+    fill_graph(parts / GRAPH_FILE, weights, out)
+
+
+def vision_weights(weights: Mapping[str, np.ndarray], vit: Path, llm: GGUFReader) -> dict[str, np.ndarray]:
     """All weights of the vision graph by name: the shipped ones over those in the vision transformer's ONNX file, and
     the embeddings of words that are tokens of the language model out of its GGUF."""
     from dclocal.vit_onnx import read_vit_weights
@@ -96,7 +104,7 @@ def vision_weights(weights: Mapping[str, np.ndarray], vit: Path, llm: Path | GGU
     return filled | word_embeddings(weights, llm)
 
 
-def word_embeddings(weights: Mapping[str, np.ndarray], llm: Path | GGUFReader) -> dict[str, np.ndarray]:
+def word_embeddings(weights: Mapping[str, np.ndarray], llm: GGUFReader) -> dict[str, np.ndarray]:
     """The embeddings of the words that `weights` hold as tokens: one each `[words]`, or names `[names, NAME_TOKENS]`.
 
     They are the language model's own, so they do not ship.

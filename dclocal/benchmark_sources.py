@@ -86,12 +86,10 @@ def plain_session(file: Path) -> Callable[[np.ndarray], object]:
 
 def float32_graph(field: Field) -> Path:
     """The embedded bundle's graph as it was exported: neither simplified nor quantized."""
-    from dclocal.assemble import GRAPH_FILE, WEIGHTS_FILE, fill_graph, load_weights, vision_weights
+    from dclocal import assemble
 
-    parts, out = parts_folder(DEFAULT), _work_folder(field) / "float32.onnx"
-    files = sources(field)
-    weights = vision_weights(load_weights(parts / WEIGHTS_FILE), files["vision"], files["llm"])
-    fill_graph(parts / GRAPH_FILE, weights, out)
+    out = _work_folder(field) / "float32.onnx"
+    assemble.float32_graph(parts_folder(DEFAULT), sources(field), out)
     return out
 
 

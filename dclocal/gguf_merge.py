@@ -39,21 +39,21 @@ was rounded with a least value for every 32 weights, as Q4_K has; it takes rows 
 ffn_down alone.  Keys and values are few.  docs/dc-tiny.md has what each is worth."""
 
 
-def open_gguf(source: Path | GGUFReader) -> GGUFReader:
-    """The file's tensors and metadata: seconds for a vocabulary of 50,000, so one that is open is given on."""
+def open_gguf(file: Path) -> GGUFReader:
+    """The file's tensors and metadata.  Takes seconds where the vocabulary has 50,000 words: open a file once."""
     from gguf import GGUFReader
 
-    return GGUFReader(source) if isinstance(source, Path) else source
+    return GGUFReader(file)
 
 
 def merge_lora(
-    source: Path | GGUFReader,
+    reader: GGUFReader,
     lora: Mapping[str, np.ndarray],
     scale: float,
     out: Path,
     on_tensor: Callable[[int, int], None],
 ) -> None:
-    """Write `source` with W + scale·B·A for each adapted matrix, those as float16, the rest as it is.
+    """Write the language model with W + scale·B·A for each adapted matrix, those as float16, the rest as it is.
 
     `lora` maps "layers.N.MODULE.A" to `[rank, inputs]` and "….B" to `[outputs, rank]`.  Raises BundleError
     where a matrix has no tensor to go to.
@@ -62,7 +62,6 @@ def merge_lora(
     from gguf import GGUFWriter
     from gguf.quants import dequantize
 
-    reader = open_gguf(source)
     architecture = _field(reader, "general.architecture")
     if architecture != "llama":
         raise BundleError(f"the GGUF has architecture {architecture}, expected llama", "use the pinned package")
@@ -87,11 +86,11 @@ def merge_lora(
     writer.close()
 
 
-def token_embeddings(source: Path | GGUFReader) -> np.ndarray:
+def token_embeddings(reader: GGUFReader) -> np.ndarray:
     """The language model's input embeddings, `[vocabulary, n_embd]`, float32."""
     from gguf.quants import dequantize
 
-    for tensor in open_gguf(source).tensors:
+    for tensor in reader.tensors:
         if tensor.name == "token_embd.weight":
             return dequantize(tensor.data, tensor.tensor_type)
     raise BundleError("the GGUF has no token embeddings", "use the pinned package")

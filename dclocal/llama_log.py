@@ -33,6 +33,8 @@ class _Receiver:
     def __init__(self) -> None:
         self.errors: collections.deque[str] = collections.deque(maxlen=KEPT_LINES)
         self.on_line: Callable[[str], None] | None = None
+        self.failure: Exception | None = None
+        """What `on_line` raised, which C would drop."""
         self._level = logging.DEBUG
         LOGGER.addHandler(logging.NullHandler())  # else logging prints warnings where no handler is set
         self.callback = llama.llama_log_callback(self._receive)
@@ -59,8 +61,11 @@ class _Receiver:
             self.errors.append(line)
         heard = self.on_line is not None and self._level < logging.ERROR
         LOGGER.log(logging.DEBUG if heard else self._level, "%s", line)
-        if self.on_line is not None:
-            self.on_line(line)
+        if self.on_line is not None and self.failure is None:
+            try:
+                self.on_line(line)
+            except Exception as error:
+                self.failure = error
 
 
 @functools.cache
@@ -83,28 +88,19 @@ def run_logging(
     """
     receiver = capture_log()
     receiver.errors.clear()
-    failed: list[Exception] = []
-
-    def tell(line: str) -> None:
-        try:
-            if on_line is not None and not failed:
-                on_line(line)
-        except Exception as error:  # C would drop it
-            failed.append(error)
-
     with ThreadPoolExecutor(1) as pool:
         if on_line is None and not LOGGER.isEnabledFor(logging.INFO):
             with receiver.deaf():
                 result = pool.submit(function, *arguments).result()
             if succeeded(result):
                 return result
-        receiver.on_line = tell if on_line is not None else None
+        receiver.on_line, receiver.failure = on_line, None
         try:
             result = pool.submit(function, *arguments).result()
         finally:
             receiver.on_line = None
-    if failed:
-        raise failed[0]
+    if receiver.failure is not None:
+        raise receiver.failure
     return result
 
 

@@ -11,18 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dclocal.assemble import (
-    GRAPH_FILE,
-    WEIGHTS_FILE,
-    fill_graph,
-    load_weights,
-    lora_matrices,
-    read_parts,
-    vision_weights,
-)
+from dclocal.assemble import WEIGHTS_FILE, float32_graph, load_weights, lora_matrices, read_parts
 from dclocal.bundle import Bundle
 from dclocal.evaluate import easy_vqa_items
-from dclocal.gguf_merge import merge_lora
+from dclocal.gguf_merge import merge_lora, open_gguf
 from dclocal.images import to_pixels
 from dclocal.llm import LLM
 from dclocal.prompt import Tokens
@@ -49,10 +41,8 @@ def test_embeddings_on_photographs(
     tmp_path: Path,
 ) -> None:
     """fp32 within 0.9999 of PyTorch, int8 within 0.995, on every photograph."""
-    parts = parts_folder("dc-tiny")
     full = tmp_path / "fp32.onnx"
-    weights = vision_weights(load_weights(parts / WEIGHTS_FILE), sources["vision"], sources["llm"])
-    fill_graph(parts / GRAPH_FILE, weights, full)
+    float32_graph(parts_folder("dc-tiny"), sources, full)
     found = vision_parity(reference[0], photographs, {"fp32": full, "int8": bundle.vision_path})
     assert found["fp32"]["cosine_min"] >= 0.9999 and found["int8"]["cosine_min"] >= 0.995, found
 
@@ -83,7 +73,7 @@ def test_language_models_agree(
         expected = model.base_llm(torch.tensor([ids])).logits[0, -1].numpy()
     parts = parts_folder("dc-tiny")
     lora, scale = lora_matrices(load_weights(parts / WEIGHTS_FILE)), read_parts(parts)["lora_scale"]
-    merge_lora(sources["llm"], lora, scale, tmp_path / "f16.gguf", lambda done, total: None)
+    merge_lora(open_gguf(sources["llm"]), lora, scale, tmp_path / "f16.gguf", lambda done, total: None)
     for file, least in ((tmp_path / "f16.gguf", 0.9999), (bundle.llm_path, 0.9)):
         with LLM(file, n_ctx=256) as llm:
             llm.prefill([Tokens(tuple(ids))])

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from dclocal.assemble import GRAPH_FILE, WEIGHTS_FILE, assemble, fill_graph, load_weights, vision_weights
+from dclocal.assemble import assemble, float32_graph
 from dclocal.bundle import MANIFEST, VISION_FILE, Bundle, read_bundle
 from dclocal.errors import UserError
 from dclocal.progress import for_terminal
@@ -49,8 +49,7 @@ def export_bundle(
         first.mkdir()
         assemble(kept, files, first, progress)
         full = work / "fp32.onnx"
-        weights = vision_weights(load_weights(kept / WEIGHTS_FILE), files["vision"], files["llm"])
-        fill_graph(kept / GRAPH_FILE, weights, full)
+        float32_graph(kept, files, full)
         questions = [(picture, text) for picture in pictures for text in QUESTIONS]
         parity = {
             "vision": vision_parity(model, pictures, {"fp32": full, "int8": first / VISION_FILE}),

@@ -125,6 +125,7 @@ def shipped_dc_tiny(
     from safetensors.torch import load_file
 
     from dclocal.assemble import LORA_PREFIX, WEIGHTS_FILE, read_parts, word_embeddings
+    from dclocal.gguf_merge import open_gguf
 
     llm, tokenizer = load_language_model(llm_gguf, dtype)
     scale = read_parts(parts)["lora_scale"]
@@ -133,7 +134,8 @@ def shipped_dc_tiny(
     lora = {name.removeprefix(LORA_PREFIX): tensor for name, tensor in weights.items() if name not in shipped}
     model = DenseConnectorModel(DC_TINY, llm)
     model.vision.vit.tower.load_state_dict(vit_state_dict(vit_onnx, model.vision.grid))
-    spoken = word_embeddings({name: tensor.int().numpy() for name, tensor in shipped.items()}, llm_gguf)
+    words = {name: tensor.int().numpy() for name, tensor in shipped.items()}
+    spoken = word_embeddings(words, open_gguf(llm_gguf))
     model.load_state_dict(shipped | {name: torch.from_numpy(table) for name, table in spoken.items()}, strict=False)
     model.llm = _with_lora(llm, lora, scale)
     return model.eval(), tokenizer
