@@ -110,7 +110,7 @@ class Adapters:
 
     def switch(self, scales: Mapping[str, float]) -> None:
         """Set these scales and no others on the context; interrupted, the next `load` says that it must be done."""
-        import llama_cpp.llama_cpp as llama  # as in `_load`
+        from dclocal.llama_api import llama  # as in `_load`
 
         used = _in_use(scales)
         pointers = (llama.llama_adapter_lora_p_ctypes * len(used))(
@@ -129,8 +129,7 @@ class Adapters:
             self.switch(self.scales)
 
     def _load(self, name: str, file: Path) -> Any:
-        import llama_cpp.llama_cpp as llama  # `choose` and a bundle's list need no runtime
-
+        from dclocal.llama_api import llama  # `choose` and a bundle's list need no runtime
         from dclocal.llama_log import capture_log, run_logging
 
         if not file.is_file():

@@ -29,7 +29,7 @@ TOKENS, NAMES = ".tokens", ".names"
 WORDS, PRODUCT = "_words/", "/connector/MatMul"
 """In the names of nodes of the modules that tell words, and how a product is called that the connector itself makes."""
 BUILDING, QUANTIZING = "building the vision graph", "quantizing the language model"
-ASSEMBLY = 2
+ASSEMBLY = 3
 """Raise it when the same parts are assembled into another bundle, so that those that stand are made anew."""
 Progress = Callable[[str, int, int], None]
 
@@ -54,6 +54,8 @@ def assemble(parts: Path, sources: Mapping[str, Path], out: Path, progress: Prog
         lora, scale = lora_matrices(weights), description["lora_scale"]
         build_llm(llm, lora, scale, description["llm_quantization"], out / LLM_FILE, progress)
         seeing.result()
+    if text_llm := description["manifest"].get("text_llm"):
+        shutil.copyfile(sources["llm"], out / text_llm)
     for name in (PARITY_FILE, CARD_FILE):
         shutil.copyfile(parts / name, out / name)
     progress("writing the manifest", 0, 1)

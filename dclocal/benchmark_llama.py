@@ -9,10 +9,10 @@ import ctypes
 import os
 from pathlib import Path
 
-import llama_cpp.llama_cpp as llama
 import numpy as np
 
 from dclocal.errors import BundleError
+from dclocal.llama_api import llama
 from dclocal.llama_log import run_logging
 
 BATCH, MICRO_BATCH = 2048, 512

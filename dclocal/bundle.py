@@ -22,6 +22,7 @@ from dclocal.manifest import (
     NEWLINE_FILE,
     PARITY_FILE,
     PENALTY_WINDOW,
+    TEXT_LLM_FILE,
     VISION_FILE,
     AdapterSpec,
     FileEntry,
@@ -44,6 +45,7 @@ __all__ = [
     "NEWLINE_FILE",
     "PARITY_FILE",
     "PENALTY_WINDOW",
+    "TEXT_LLM_FILE",
     "VISION_FILE",
     "AdapterSpec",
     "Bundle",
@@ -81,6 +83,11 @@ class Bundle:
         return self.path / LLM_FILE
 
     @property
+    def text_llm_path(self) -> Path:
+        """The language model's that answers where no picture was shown; mostly `llm_path`."""
+        return self.path / (self.manifest.text_llm or LLM_FILE)
+
+    @property
     def size_bytes(self) -> int:
         return sum(entry.size_bytes for entry in self.manifest.files.values())
 
@@ -112,9 +119,8 @@ def read_bundle(path: Path) -> Bundle:
 
 def check_required(manifest: Manifest, where: str) -> None:
     """Raise BundleError for a manifest that lists no file for a part that every such bundle has."""
-    newline = manifest.vision.newline
-    for name in (VISION_FILE, LLM_FILE, *([newline] if newline else [])):
-        if name not in manifest.files:
+    for name in (VISION_FILE, LLM_FILE, manifest.vision.newline, manifest.text_llm):
+        if name and name not in manifest.files:
             raise BundleError(f"the bundle {where} lists no {name}", "pull or export it again")
 
 

@@ -28,10 +28,10 @@ from dclocal.chat_events import (
 )
 from dclocal.chat_events import Stats as Stats
 from dclocal.errors import PromptError
-from dclocal.prompt import Message, Piece, Segment, Tokens, render, to_segments
+from dclocal.prompt import Message, Segment, Tokens, labelled, render, to_segments
 from dclocal.repetition import GuardedAnswer
 from dclocal.repetition import unrepeated_length as unrepeated_length
-from dclocal.turns import Turn, answer_stats, first_tokens
+from dclocal.turns import Turn, answer_stats, first_tokens, milliseconds_since, shows_picture
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,13 +49,20 @@ class ChatSession:
 
     `turns` is what was said so far; set to fewer of them, the conversation goes on from there.  Not safe for use from
     several threads at once.  What takes time looks now and then at `stopped`, where it is given.  `memory` is what
-    earlier runs found out about pictures.
+    earlier runs found out about pictures; `text_llm` gives the model that answers as long as none was shown.
     """
 
     def __init__(
-        self, bundle: Model, vision: Vision, llm: LanguageModel, system: str = "", memory: PictureMemory | None = None
+        self,
+        bundle: Model,
+        vision: Vision,
+        llm: LanguageModel,
+        system: str = "",
+        memory: PictureMemory | None = None,
+        text_llm: Callable[[], LanguageModel] | None = None,
     ):
         self.bundle, self.vision, self.llm, self._memory = bundle, vision, llm, memory
+        self._text_llm = text_llm
         self._newline, self.system = bundle.read_newline(), system
         self._numbers: dict[str, int] = {}
         self._images: dict[str, Image] = {}
@@ -160,7 +167,8 @@ class ChatSession:
     def prepare(self, images: Sequence[Attachment] = (), *, stopped: Stopped | None = None) -> Iterator[Event]:
         """Encode pictures and evaluate what every next question with them shares, so that it costs its own tokens.
 
-        Ends without `PromptReady` where it is called off.  Raises PromptError where they do not fit the context.
+        A model for text alone is left as it is.  Ends without `PromptReady` where it is called off.  Raises PromptError
+        where they do not fit the context.
         """
         keys = tuple(attachment.key for attachment in images)
         self._check_room(keys)
@@ -171,8 +179,9 @@ class ChatSession:
                 yield self._encode(key)
         one, other = (self._new_segments(Message("user", text, keys)) for text in ("a", "1"))
         shared = common_prefix(list(segment_cells(one)), list(segment_cells(other)))
-        if segments := [*self._past(self.turns), *first_tokens(one, shared)]:
-            yield from self._prefill(segments, stopped)
+        segments = [*self._past(self.turns), *first_tokens(one, shared)]
+        if segments and (self._text_llm is None or shows_picture(segments)):
+            yield from self._prefill(self.llm, segments, stopped)
 
     def add_turn(self, text: str, images: Sequence[Attachment], answer: str) -> None:
         """Add a turn that was said elsewhere: its pictures are encoded, the next question evaluates the rest."""
@@ -195,24 +204,25 @@ class ChatSession:
     ) -> Iterator[Event]:
         """Evaluate the prompt after `earlier` turns and generate, from where the turn's answer ends."""
         segments = [*self._past(earlier), *turn.segments, *([Tokens(turn.ids)] if turn.ids else [])]
-        ready = yield from self._prefill(segments, stopped)
+        llm = self.llm if self._text_llm is None or shows_picture(segments) else self._text_llm()
+        ready = yield from self._prefill(llm, segments, stopped)
         if ready is None:
             return
         sampling = self.bundle.manifest.sampling
         if options.temperature is not None:
             sampling = dataclasses.replace(sampling, temperature=options.temperature)
-        limit = min(options.max_tokens or sampling.max_tokens, self.llm.n_ctx - ready.prompt_tokens)
+        limit = min(options.max_tokens or sampling.max_tokens, llm.n_ctx - ready.prompt_tokens)
         answer, cancelled = GuardedAnswer(turn.answer, len(turn.ids)), False
         stop = (self.bundle.manifest.prompt.answer_end,)
         try:
-            for piece in self.llm.generate(sampling, seed=options.seed, max_tokens=limit, stop=stop):
-                if text := answer.add(piece, len(turn.ids) + len(self.llm.last_tokens)):
+            for piece in llm.generate(sampling, seed=options.seed, max_tokens=limit, stop=stop):
+                if text := answer.add(piece, len(turn.ids) + len(llm.last_tokens)):
                     yield TextPiece(text)
                 cancelled = stopped is not None and stopped()
                 if answer.repeats or cancelled:
                     break
         finally:
-            ids = self.llm.last_tokens
+            ids = llm.last_tokens
             kept = (*turn.ids, *ids)[: answer.tokens if answer.repeats else None]
             self.turns = (*earlier, dataclasses.replace(turn, answer=answer.text, ids=kept))
         reason = "repetition" if answer.repeats else "cancelled" if cancelled else "end"
@@ -221,26 +231,26 @@ class ChatSession:
         yield Answered(answer.text.strip(), answer_stats(started, encoded, segments, ready, answer, len(ids)), reason)
 
     def _prefill(
-        self, segments: Sequence[Segment], stopped: Stopped | None
+        self, llm: LanguageModel, segments: Sequence[Segment], stopped: Stopped | None
     ) -> Generator[PromptReady, None, PromptReady | None]:
         """Evaluate a prompt and say so; None where that is called off, then a part of it is in the cache."""
         started = time.perf_counter()
-        _, plan = plan_prefill(self.llm.cells, segments, self.llm.n_ctx)
+        _, plan = plan_prefill(llm.cells, segments, llm.n_ctx)
         start = 0
         if self._memory:
             start = self._memory.recall(segments)
-            _, plan = plan_prefill(self.llm.cells, segments, self.llm.n_ctx)
+            _, plan = plan_prefill(llm.cells, segments, llm.n_ctx)
         steps = range(plan.reused + STEP, plan.total, STEP) if stopped else ()
         for count in sorted({*steps, start} - {0}):
             if stopped and stopped():
                 return None
-            self.llm.prefill(first_tokens(segments, count))
+            llm.prefill(first_tokens(segments, count))
             if self._memory and count == start:
                 self._memory.remember()
-        self.llm.prefill(segments)
+        llm.prefill(segments)
         if stopped and stopped():
             return None
-        ready = PromptReady(plan.total, plan.reused, _milliseconds_since(started))
+        ready = PromptReady(plan.total, plan.reused, milliseconds_since(started))
         yield ready
         return ready
 
@@ -273,7 +283,7 @@ class ChatSession:
             self._embeds[key] = encode_picture(self._images[key], spec, self.vision.encode, self._newline)
             if self._memory:
                 self._memory.keep_embeds(key, self._embeds[key])
-        return ImageEncoded(key, cached, _milliseconds_since(started))
+        return ImageEncoded(key, cached, milliseconds_since(started))
 
     def _past(self, turns: Sequence[Turn]) -> list[Segment]:
         """The prompt up to the end of these turns, as it was evaluated."""
@@ -286,15 +296,4 @@ class ChatSession:
         first = not self.turns
         opening = [message for message in self.messages if message.role == "system"] if first else []
         pieces = render(self.bundle.manifest.prompt, [*opening, question], answer_next=True, opening=first)
-        return to_segments(self._labelled(pieces), self.llm.tokenize, self._embeds)
-
-    def _labelled(self, pieces: Sequence[Piece]) -> Iterator[Piece]:
-        """The pieces, each picture's label before it."""
-        for piece in pieces:
-            if label := self._labels.get(piece.image or ""):
-                yield Piece(label)
-            yield piece
-
-
-def _milliseconds_since(started: float) -> float:
-    return 1000 * (time.perf_counter() - started)
+        return to_segments(labelled(pieces, self._labels), self.llm.tokenize, self._embeds)

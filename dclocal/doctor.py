@@ -86,7 +86,7 @@ def _onnx_runtime() -> str:
 
 
 def _llama_cpp() -> str:
-    import llama_cpp.llama_cpp as llama
+    from dclocal.llama_api import llama
 
     gpu = "with GPU offload" if llama.llama_supports_gpu_offload() else "no GPU offload"
     return f"{gpu}; {llama.llama_print_system_info().decode(errors='replace').strip(' |')}"

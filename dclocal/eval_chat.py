@@ -1,7 +1,8 @@
 """The task `chat`: how much of its base model's talk a bundle's language model has kept, without pictures.
 
 The base model answers general prompts greedily; both models then read these answers, and their perplexities are
-compared.  1.0 means that nothing was lost, and a bundle's tuning for pictures tends to raise it.
+compared.  1.0 means that nothing was lost, and a bundle's tuning for pictures tends to raise it.  A bundle may have a
+language model of its own for text alone: then both are measured.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ PROMPTS_FILE = Path(__file__).with_name("eval_prompts.txt")
 MAX_ANSWER_TOKENS = 80
 CONTEXT = 1024
 GREEDY = Sampling(temperature=0.0, repeat_penalty=1.0)
+AFTER_PICTURE = ", once a picture was shown"
+OnRecord = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,16 @@ class Likelihood:
 
     nll: float
     first_choices: int
+
+
+@dataclass(frozen=True)
+class BaseTalk:
+    """The base model's answers and what it makes of them itself; its vocabulary's size and the prompts' tokens."""
+
+    answers: tuple[BaseAnswer, ...]
+    likelihoods: tuple[Likelihood, ...]
+    n_vocab: int
+    probe: list[list[int]]
 
 
 @dataclass(frozen=True)
@@ -97,48 +110,65 @@ def base_model(source_folder: Path | None, progress: Progress) -> Path:
 
 
 def run_chat(
-    bundle: Bundle,
-    base: Path,
-    prompts: Sequence[str],
-    progress: Progress,
-    on_record: Callable[[Mapping[str, Any]], None] = lambda record: None,
-) -> ChatScore:
-    """Compare the bundle's language model with the base model in the GGUF file `base`.
+    bundle: Bundle, base: Path, prompts: Sequence[str], progress: Progress, on_record: OnRecord = lambda record: None
+) -> list[ChatScore]:
+    """Compare the bundle's language model with the base model in the GGUF file `base`; where one answers text alone and
+    another about pictures, both, in this order.
 
-    Both read the prompts in the bundle's own format.  Raises EvalError for a bundle of another family, whose tokens
+    All read the prompts in the bundle's own format.  Raises EvalError for a bundle of another family, whose tokens
     cannot be compared.
     """
     from dclocal.adapters import default_scales
-    from dclocal.llm import LLM
-    from dclocal.session import open_llm
+    from dclocal.session import open_llm, open_text_llm
 
-    started = time.perf_counter()
-    answers, before = [], []
+    name = bundle.manifest.name
+    talk = base_talk(bundle, base, prompts, progress)
+    scales = default_scales(bundle.manifest.adapters)
+    if not bundle.manifest.text_llm:
+        with open_llm(bundle, scales) as llm:
+            return [read_talk(talk, llm, bundle, name, progress, on_record)]
+    with open_text_llm(bundle) as llm:
+        alone = read_talk(talk, llm, bundle, name, progress, on_record)
+    with open_llm(bundle, scales) as llm:
+        return [alone, read_talk(talk, llm, bundle, f"{name}{AFTER_PICTURE}", progress, on_record)]
+
+
+def base_talk(bundle: Bundle, base: Path, prompts: Sequence[str], progress: Progress) -> BaseTalk:
+    """The base model's greedy answers to prompts in the bundle's format."""
+    from dclocal.llm import LLM
+
+    answers, found = [], []
     with LLM(base, n_ctx=CONTEXT) as llm:
         for done, prompt in enumerate(prompts, 1):
             answers.append(answer_of(llm, bundle, prompt))
-            before.append(likelihood(llm, _segments(llm, bundle, prompt), answers[-1].ids))
+            found.append(likelihood(llm, _segments(llm, bundle, prompt), answers[-1].ids))
             progress("the base model answers", done, len(prompts))
-        vocabulary, probe = llm.n_vocab, [llm.tokenize(prompt, False) for prompt in prompts]
+        return BaseTalk(tuple(answers), tuple(found), llm.n_vocab, [llm.tokenize(prompt, False) for prompt in prompts])
+
+
+def read_talk(
+    talk: BaseTalk, llm: LLM, bundle: Bundle, model: str, progress: Progress, on_record: OnRecord
+) -> ChatScore:
+    """What a language model of the bundle makes of the base model's answers; see `run_chat`."""
+    started = time.perf_counter()
+    if llm.n_vocab != talk.n_vocab or talk.probe != [llm.tokenize(answer.prompt, False) for answer in talk.answers]:
+        raise EvalError(
+            f"{bundle.manifest.name} has another tokenizer than SmolLM2-135M-Instruct",
+            "chat measures bundles of that language model",
+        )
     after = []
-    with open_llm(bundle, default_scales(bundle.manifest.adapters)) as llm:
-        if llm.n_vocab != vocabulary or probe != [llm.tokenize(prompt, False) for prompt in prompts]:
-            raise EvalError(
-                f"{bundle.manifest.name} has another tokenizer than SmolLM2-135M-Instruct",
-                "chat measures bundles of that language model",
-            )
-        for done, (answer, known) in enumerate(zip(answers, before), 1):
-            found = likelihood(llm, _segments(llm, bundle, answer.prompt), answer.ids)
-            after.append(found)
-            record = {"prompt": answer.prompt, "answer": answer.answer, "tokens": len(answer.ids)}
-            on_record({"model": bundle.manifest.name, **record, "base_nll": known.nll, "nll": found.nll})
-            progress(f"{bundle.manifest.name} reads the answers", done, len(answers))
-    tokens = sum(len(answer.ids) for answer in answers)
+    for done, (answer, known) in enumerate(zip(talk.answers, talk.likelihoods), 1):
+        found = likelihood(llm, _segments(llm, bundle, answer.prompt), answer.ids)
+        after.append(found)
+        record = {"prompt": answer.prompt, "answer": answer.answer, "tokens": len(answer.ids)}
+        on_record({"model": model, **record, "base_nll": known.nll, "nll": found.nll})
+        progress(f"{model} reads the answers", done, len(talk.answers))
+    tokens = sum(len(answer.ids) for answer in talk.answers)
     return ChatScore(
-        model=bundle.manifest.name,
-        prompts=len(prompts),
+        model=model,
+        prompts=len(talk.answers),
         tokens=tokens,
-        base_perplexity=math.exp(sum(one.nll for one in before) / tokens),
+        base_perplexity=math.exp(sum(one.nll for one in talk.likelihoods) / tokens),
         perplexity=math.exp(sum(one.nll for one in after) / tokens),
         first_choice=sum(one.first_choices for one in after) / tokens,
         seconds=time.perf_counter() - started,

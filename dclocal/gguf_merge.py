@@ -100,8 +100,7 @@ def quantize_gguf(
     source: Path, out: Path, quantization: str, on_tensor: Callable[[int, int], None] = lambda done, total: None
 ) -> None:
     """llama.cpp's own quantization; `quantization` is a name in QUANTIZATIONS or MIXTURES."""
-    import llama_cpp.llama_cpp as llama
-
+    from dclocal.llama_api import llama
     from dclocal.machine import usable_cores
 
     most, others = MIXTURES.get(quantization, (quantization, {}))
@@ -124,8 +123,7 @@ def quantize_gguf(
 
 def run_quantizer(source: Path, out: Path, params: Any, on_tensor: Callable[[int, int], None]) -> str:
     """Let llama.cpp quantize a file, tensor by tensor; its reason where it failed, else nothing."""
-    import llama_cpp.llama_cpp as llama
-
+    from dclocal.llama_api import llama
     from dclocal.llama_log import capture_log, is_zero, run_logging
 
     def told(line: str) -> None:

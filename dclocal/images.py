@@ -6,6 +6,7 @@ A picture is bounded in bytes before it is read, in pixels before it is decoded,
 from __future__ import annotations
 
 import hashlib
+import importlib
 import io
 import logging
 import os
@@ -21,7 +22,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from dclocal.bundle import ImageSpec
 from dclocal.errors import ImageError
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF")  # JPEG opens MPO too
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "AVIF")  # JPEG opens MPO too
+RARE_FORMATS = ("WebP", "Tiff", "Avif")
+"""Pillow's names of readers that it imports, with thirty others, when no common one knows a picture."""
 MAX_PIXELS = 128_000_000
 MAX_FILE_BYTES = 256 << 20
 MAX_SQUARE = 8192
@@ -54,7 +57,7 @@ def decode(data: bytes, name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own, looser bound on pixels; ours follows
-            image = Image.open(io.BytesIO(data), formats=_known_formats())
+            image = _opened(data)
             _check_size(image, name)
             _mend_transparent_colour(image, data)
             with _quiet_libtiff() if image.format == "TIFF" else nullcontext():
@@ -149,9 +152,20 @@ def _quiet_libtiff() -> Iterator[None]:
         os.close(kept)
 
 
-def _known_formats() -> list[str]:
+def _opened(data: bytes) -> Image.Image:
+    """The picture, not decoded yet; readers of rare formats are imported where the others do not know it."""
     logging.getLogger("PIL").addHandler(QUIET)  # added once; without any, Python prints its errors on stderr
-    Image.init()
+    Image.preinit()
+    try:
+        return Image.open(io.BytesIO(data), formats=_readable())
+    except UnidentifiedImageError:
+        for name in RARE_FORMATS:
+            importlib.import_module(f"PIL.{name}ImagePlugin")
+        return Image.open(io.BytesIO(data), formats=_readable())
+
+
+def _readable() -> list[str]:
+    """The formats whose readers are imported."""
     return [name for name in FORMATS if name in Image.OPEN]
 
 

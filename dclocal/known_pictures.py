@@ -36,14 +36,14 @@ MAX_STATE_CELLS = 768
 
 
 class KnownPictures:
-    """The entries of one bundle, as this version of llama.cpp evaluates it.  Never raises for trouble with the disk:
+    """The entries of one bundle, as this build of llama.cpp evaluates it.  Never raises for trouble with the disk:
     what cannot be read is not known, what cannot be written is not kept."""
 
     def __init__(self, folder: Path, bundle: Bundle, limit_bytes: int):
-        from llama_cpp import __version__ as version
+        from dclocal.llama_api import build
 
         manifest = hashlib.sha256((bundle.path / MANIFEST).read_bytes())
-        self._model = hashlib.sha256(f"{manifest.hexdigest()} {version}".encode()).digest()
+        self._model = hashlib.sha256(f"{manifest.hexdigest()} {build()}".encode()).digest()
         self._vision, self._folder, self._limit = bundle.manifest.vision, folder, limit_bytes
 
     def knows(self, key: str) -> bool:

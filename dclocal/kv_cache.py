@@ -6,11 +6,11 @@ import ctypes
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import llama_cpp.llama_cpp as llama
 import numpy as np
 
 from dclocal.cells import Cell, Prefill, plan_prefill
 from dclocal.errors import BundleError
+from dclocal.llama_api import llama
 from dclocal.prompt import Embeds, Segment
 
 if TYPE_CHECKING:

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import llama_cpp.llama_cpp as llama
-
 from dclocal.kv_cache import KVCache, evaluate, place, token_batch
+from dclocal.llama_api import llama
 from dclocal.llama_context import Context
 from dclocal.speaker import Speaker
 

@@ -10,9 +10,8 @@ import ctypes
 from pathlib import Path
 from typing import Any
 
-import llama_cpp.llama_cpp as llama
-
 from dclocal.errors import BundleError
+from dclocal.llama_api import llama
 from dclocal.llama_log import run_logging
 
 BATCH = 512

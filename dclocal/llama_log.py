@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
-import llama_cpp.llama_cpp as llama
+from dclocal.llama_api import llama
 
 LOGGER = logging.getLogger("dclocal.llama")
 KEPT_LINES = 12

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import llama_cpp.llama_cpp as llama
-
 from dclocal.bundle import PENALTY_WINDOW, Sampling
+from dclocal.llama_api import llama
 
 
 def new_sampler(sampling: Sampling, seed: int, n_vocab: int) -> Any:

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import llama_cpp.llama_cpp as llama
 import numpy as np
 
 from dclocal.adapters import Adapters
 from dclocal.cells import Cell, Prefill
 from dclocal.errors import BundleError, PromptError
 from dclocal.kv_cache import KVCache
+from dclocal.llama_api import llama
 from dclocal.llama_context import SEQUENCE, Context
 from dclocal.llama_log import capture_log, run_logging
 from dclocal.machine import usable_cores

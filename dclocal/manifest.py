@@ -19,6 +19,7 @@ FORMAT_VERSION = 1
 MANIFEST = "bundle.json"
 VISION_FILE = "vision.onnx"
 LLM_FILE = "llm.gguf"
+TEXT_LLM_FILE = "text.gguf"
 PARITY_FILE = "parity.json"
 NEWLINE_FILE = "newline.safetensors"
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}")
@@ -109,7 +110,11 @@ class AdapterSpec:
 
 @dataclass(frozen=True)
 class Manifest:
-    """`bundle.json` as typed data; keys that this version does not know are kept in `extra`."""
+    """`bundle.json` as typed data; keys that this version does not know are kept in `extra`.
+
+    `text_llm` names the file of the language model that answers where no picture was shown; None where that is the one
+    that answers about pictures, too.
+    """
 
     name: str
     description: str
@@ -122,6 +127,7 @@ class Manifest:
     sampling: Sampling = Sampling()
     video: VideoDefaults = VideoDefaults()
     llm_quantization: str = "f16"
+    text_llm: str | None = None
     adapters: tuple[AdapterSpec, ...] = ()
     format_version: int = FORMAT_VERSION
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -149,6 +155,7 @@ def parse_manifest(text: str, where: str) -> Manifest:
         sampling=_sampling(reader.section("sampling")),
         video=_video(reader.section("video")),
         llm_quantization=reader.take("llm_quantization", str),
+        text_llm=reader.optional_choice("text_llm", (TEXT_LLM_FILE,)),
         adapters=_adapters(reader, files),
         format_version=version,
         extra=reader.rest(),
@@ -185,7 +192,7 @@ def _vision_spec(vision: Reader) -> VisionSpec:
         connector=vision.take("connector", str),
         layer_groups=vision.groups("layer_groups", -MAX_LAYER, MAX_LAYER),
         precision=vision.take("precision", str),
-        newline=vision.choice("newline", (NEWLINE_FILE,)) if vision.data.get("newline") is not None else None,
+        newline=vision.optional_choice("newline", (NEWLINE_FILE,)),
     )
     fit = spec.image.fit
     if fit != "anyres" and spec.newline is not None:

@@ -8,7 +8,7 @@ go (`token_runs`), as the models were trained; `to_segments` turns pieces into w
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -188,6 +188,14 @@ def _shared(first: Sequence[int], second: Sequence[int]) -> int:
     """How many leading values are equal."""
     pairs = zip(first, second)
     return next((index for index, (one, other) in enumerate(pairs) if one != other), min(len(first), len(second)))
+
+
+def labelled(pieces: Iterable[Piece], labels: Mapping[str, str]) -> Iterator[Piece]:
+    """The pieces, before each picture its label as text, where `labels` has one for its key."""
+    for piece in pieces:
+        if label := labels.get(piece.image or ""):
+            yield Piece(label)
+        yield piece
 
 
 def to_segments(pieces: Iterable[Piece], tokenize: Tokenize, embeds: Mapping[str, np.ndarray]) -> list[Segment]:

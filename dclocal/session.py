@@ -67,7 +67,9 @@ def open_session(
         opened = llm.result() if llm else open_llm(bundle, _scales(bundle, lora), threads)
     finally:
         vision.wait()
-    return ChatSession(bundle, vision, opened, system, PictureMemory(known, opened) if known else None)
+    memory = PictureMemory(known, opened) if known else None
+    text_llm = LateTextLLM(bundle, opened) if bundle.manifest.text_llm else None
+    return ChatSession(bundle, vision, opened, system, memory, text_llm)
 
 
 def begin_llm(bundle: Bundle, *, lora: Sequence[str] = (), threads: int | None = None) -> Future[LLM]:
@@ -120,6 +122,31 @@ class LateVision:
         self.load()
         assert self._loading is not None
         return self._loading.result().encode(pixels)
+
+
+class LateTextLLM:
+    """The bundle's language model for text alone, loaded when the first question without a picture comes.
+
+    `llm` is the one for pictures.  Its adapters are nobody else's, so it answers all questions while it has any.
+    """
+
+    def __init__(self, bundle: Bundle, llm: LLM):
+        self._bundle, self._llm = bundle, llm
+        self._opened: LLM | None = None
+
+    def __call__(self) -> LLM:
+        if self._llm.adapters:
+            return self._llm
+        if self._opened is None:
+            self._opened = open_text_llm(self._bundle, self._llm.threads)
+        return self._opened
+
+
+def open_text_llm(bundle: Bundle, threads: int | None = None) -> LLM:
+    """The language model that answers where no picture was shown."""
+    from dclocal.llm import LLM
+
+    return LLM(bundle.text_llm_path, n_ctx=bundle.manifest.n_ctx, threads=threads)
 
 
 def open_llm(bundle: Bundle, scales: Mapping[str, float], threads: int | None = None) -> LLM:

@@ -7,10 +7,9 @@ import ctypes
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import llama_cpp.llama_cpp as llama
-
 from dclocal.cells import utf8
 from dclocal.errors import PromptError
+from dclocal.llama_api import llama
 from dclocal.llama_sampler import new_sampler
 
 if TYPE_CHECKING:

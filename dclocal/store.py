@@ -21,7 +21,7 @@ from dclocal.progress import Progress, silent
 
 DEFAULT = "dc-tiny"
 EMBEDDED = (DEFAULT,)
-BUILD_BYTES = 900 << 20
+BUILD_BYTES = 1000 << 20
 BUILDING = ".building-"
 PACKED = ".dcb"
 FULL_BELOW_BYTES = 32 << 20  # a failure with less than this free is put down to the disk

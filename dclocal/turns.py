@@ -65,6 +65,16 @@ def answer_stats(
     )
 
 
+def shows_picture(segments: Sequence[Segment]) -> bool:
+    """Whether a picture is a part of this prompt."""
+    return any(isinstance(segment, Embeds) for segment in segments)
+
+
+def milliseconds_since(started: float) -> float:
+    """Since `started`, by `time.perf_counter`."""
+    return 1000 * (time.perf_counter() - started)
+
+
 def transcript(session: ChatSession) -> dict[str, Any]:
     """The conversation as JSON data: the bundle's name and every message with its images' keys."""
     return {

@@ -104,6 +104,11 @@ class Reader:
             raise BundleError(f"{self.where}: {key!r} is {value!r:.60}, known: {', '.join(known)}", "upgrade dclocal")
         return value
 
+    def optional_choice(self, key: str, known: tuple[str, ...]) -> str | None:
+        """One of the words in `known`; None where the key is missing or null."""
+        self.known.add(key)
+        return None if self.data.get(key) is None else self.choice(key, known)
+
     def triple(self, key: str, low: float, high: float) -> tuple[float, float, float]:
         """Three finite numbers within `low` to `high`."""
         values = self.take(key, list)

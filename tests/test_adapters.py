@@ -213,7 +213,7 @@ def adapted(bundle: Bundle, tmp_path: Path) -> Path:
 
 @pytest.mark.bundle
 def test_chat_runs_with_the_bundles_adapters(adapted: Path, bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
-    """All of them unless the user says which; a bundle without its adapter is another model."""
+    """All of them unless the user says which; without them the model for text alone answers."""
 
     def ask(*options: str, folder: Path = adapted) -> str:
         question = ["-p", "What is the capital of France?", "--max-tokens", "8", "--threads", "1"]
@@ -238,7 +238,11 @@ def test_a_conversation_switches(adapted: Path) -> None:
     list(with_default.ask("Hello", max_tokens=2))
     assert switch(with_default, ["none"]) == {}
     assert with_default.llm.cells == []  # type: ignore[attr-defined]
+    list(with_default.ask("Hello", max_tokens=2))
+    assert with_default.llm.cells == []  # type: ignore[attr-defined]
     assert switch(with_default, ["loud=0.5"]) == {"loud": 0.5}
+    list(with_default.ask("Hello", max_tokens=2))
+    assert with_default.llm.cells  # type: ignore[attr-defined]
     llm = open_llm(read_bundle(adapted), {}, threads=1)
     assert llm.adapters == {}
     llm.close()

@@ -58,3 +58,15 @@ def test_the_vision_graph_has_ended_when_the_language_models_error_comes(
     with pytest.raises(BundleError, match="the language model is bad"):
         assemble(parts, {"vision": parts, "llm": parts}, parts, silent)
     assert ended.is_set()
+
+
+def test_the_language_model_as_it_was_answers_text_alone(parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (parts / PARTS_FILE).write_text(
+        json.dumps({"files": {}, "lora_scale": 1.0, "llm_quantization": "q8_0", "manifest": {"text_llm": "text.gguf"}})
+    )
+    (parts / "base.gguf").write_bytes(b"as it was")
+    monkeypatch.setattr(module, "build_vision", lambda *_: None)
+    monkeypatch.setattr(module, "build_llm", lambda *_: None)
+    with pytest.raises(OSError, match=r"parity.json"):  # there is nothing else in this folder
+        assemble(parts, {"vision": parts, "llm": parts / "base.gguf"}, parts, silent)
+    assert (parts / "text.gguf").read_bytes() == b"as it was"

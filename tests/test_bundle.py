@@ -7,7 +7,17 @@ import json
 
 import pytest
 
-from dclocal.bundle import MANIFEST, NEWLINE_FILE, Bundle, parse_manifest, read_bundle, verify, write_manifest
+from dclocal.bundle import (
+    MANIFEST,
+    NEWLINE_FILE,
+    TEXT_LLM_FILE,
+    Bundle,
+    describe_files,
+    parse_manifest,
+    read_bundle,
+    verify,
+    write_manifest,
+)
 from dclocal.errors import BundleError
 from tests.small_bundle import edit, small, tiled
 
@@ -99,6 +109,18 @@ def test_bundles_from_before_tiles_still_open(small: Bundle) -> None:
     edit(small, vision=vision)
     again = read_bundle(small.path)
     assert again.manifest == small.manifest and again.read_newline() is None
+
+
+def test_a_language_model_for_text_alone(small: Bundle) -> None:
+    assert small.text_llm_path == small.llm_path
+    edit(small, text_llm=TEXT_LLM_FILE)
+    with pytest.raises(BundleError, match=r"lists no text.gguf"):
+        read_bundle(small.path)
+    (small.path / TEXT_LLM_FILE).write_text("another model")
+    edit(small, files={name: dataclasses.asdict(entry) for name, entry in describe_files(small.path).items()})
+    again = read_bundle(small.path)
+    assert again.text_llm_path == small.path / TEXT_LLM_FILE
+    assert read_bundle(write_manifest(small.path, again.manifest).path) == again
 
 
 @pytest.mark.parametrize(

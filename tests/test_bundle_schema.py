@@ -48,6 +48,7 @@ ACCEPTED = [
     ("adapters", None),
     ("adapters", []),
     ("adapters", [GOOD_ADAPTER, {**GOOD_ADAPTER, "name": "blue", "scale": -2}]),
+    ("text_llm", None),
     ("vision/newline", None),
     ("vision/image/pinpoints", None),
     ("vision/layer_groups", [[1, 2, 3], [4]]),
@@ -101,6 +102,8 @@ REFUSED = [
     ("vision/image/pinpoints", [[32, 16]]),
     ("vision/newline", NEWLINE_FILE),
     ("vision/newline", "other.safetensors"),
+    ("text_llm", "other.gguf"),
+    ("text_llm", 7),
     ("vision/layer_groups", [1, 2]),
     ("vision/layer_groups", [[1, "2"]]),
     ("vision/layer_groups", [[]]),
@@ -119,6 +122,7 @@ REFUSED = [
     ("adapters", [{"name": "red", "file": "llm.gguf"}]),
 ]
 BEYOND = [
+    ("text_llm", "text.gguf"),
     ("adapters", [GOOD_ADAPTER, GOOD_ADAPTER]),
     ("adapters", [{**GOOD_ADAPTER, "file": "other.gguf"}]),
     ("files/LLM.gguf", {"size_bytes": 0, "sha256": "0" * 64}),

@@ -86,3 +86,27 @@ def test_images_keep_their_numbers(tmp_path: Path, picture: Image.Image) -> None
     assert transcript(chat)["messages"][0]["images"] == (first.key, second.key)
     chat.reset()
     assert chat.messages == []
+
+
+def test_another_model_answers_until_a_picture_is_shown(tmp_path: Path, picture: Image.Image) -> None:
+    """It is opened for the first question that has none; either has its own cache."""
+    about_pictures, alone, opened = FakeLLM(["a cat", "yes"]), FakeLLM(["Paris", " it is", "Berlin"]), []
+
+    def open_alone() -> FakeLLM:
+        opened.append(alone)
+        return alone
+
+    chat = ChatSession(fake_bundle(tmp_path), FakeVision(), about_pictures, text_llm=open_alone)
+    assert list(chat.prepare()) == [] and not opened
+    assert finished(list(chat.ask("France?"))).answer == "Paris"
+    assert finished(list(chat.continue_answer())).answer == "Paris it is"
+    assert about_pictures.cells == [] and len(opened) == 2
+    shown = chat.attach(picture)
+    (ready,) = [event for event in chat.prepare([shown]) if isinstance(event, PromptReady)]
+    assert about_pictures.evaluated_tokens == ready.prompt_tokens
+    evaluated = alone.evaluated_tokens
+    assert finished(list(chat.ask("What?", [shown]))).answer == "a cat"
+    assert finished(list(chat.ask("Sure?"))).answer == "yes"
+    assert alone.evaluated_tokens == evaluated
+    chat.turns = chat.turns[:1]
+    assert finished(list(chat.ask("Germany?"))).answer == "Berlin"

@@ -12,7 +12,18 @@ import pytest
 
 from dclocal.cli import COMMANDS, run
 
-HEAVY = ("numpy", "PIL", "onnxruntime", "llama_cpp", "rich", "httpx", "torch", "transformers", "prompt_toolkit", "onnx")
+HEAVY = (
+    "numpy",
+    "PIL",
+    "onnxruntime",
+    "llama_cpp.llama_cpp",
+    "rich",
+    "httpx",
+    "torch",
+    "transformers",
+    "prompt_toolkit",
+    "onnx",
+)
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 from dclocal import eval_tasks
 from dclocal.bundle import Bundle
 from dclocal.chat import ChatSession
+from dclocal.eval_chat import _segments, answer_of, likelihood, read_prompts, run_chat
 from dclocal.eval_score import agreements, majority_answers, score_json, unique_names, wilson_interval
 from dclocal.eval_test import EvalError, Question, is_right, normalised, read_test
 from dclocal.evaluate import Item, folder_loader, run_task, run_test
@@ -266,7 +268,6 @@ def test_likelihood_is_the_sum_over_single_steps(bundle: Bundle) -> None:
     """Against evaluating one token after the other; and a model's own greedy answer is all its first choice."""
     import numpy as np
 
-    from dclocal.eval_chat import _segments, answer_of, likelihood
     from dclocal.llm import LLM
     from dclocal.prompt import Tokens
 
@@ -282,3 +283,14 @@ def test_likelihood_is_the_sum_over_single_steps(bundle: Bundle) -> None:
             expected -= logits[token] - np.logaddexp.reduce(logits)
     assert found.nll == pytest.approx(expected, rel=0.02, abs=0.02)
     assert found.first_choices >= 0.95 * len(answer.ids)
+
+
+@pytest.mark.bundle
+def test_text_alone_is_answered_by_the_base_model(bundle: Bundle) -> None:
+    """Its own answers are no less likely to it; to the model for pictures they are."""
+    records: list[Mapping[str, Any]] = []
+    alone, after = run_chat(bundle, bundle.text_llm_path, read_prompts(3), silent, records.append)
+    assert alone.ratio == pytest.approx(1, abs=1e-6) and alone.first_choice > 0.95
+    assert 1.01 < after.ratio < 1.5 and after.tokens == alone.tokens
+    assert [one["model"] for one in records] == [alone.model] * 3 + [after.model] * 3
+    assert after.model == "dc-tiny, once a picture was shown"

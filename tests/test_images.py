@@ -158,7 +158,18 @@ def test_animations_give_their_first_frame(kind: str) -> None:
 def test_cameras_double_pictures_give_the_first() -> None:
     pair = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
     assert load_image(encoded(pair[0], "MPO", save_all=True, append_images=pair[1:])).getpixel((3, 3)) == (254, 0, 0)
-    assert all(kind in Image.OPEN for kind in images.FORMATS if kind != "AVIF")
+
+
+def test_rare_formats_are_imported_when_one_comes(tmp_path: Path) -> None:
+    for kind in ("PNG", "WEBP", "TIFF"):
+        (tmp_path / kind).write_bytes(encoded(Image.new("RGB", (8, 8), "red"), kind))
+    code = (
+        "import sys; from dclocal.images import load_image; load_image('PNG')\n"
+        "assert not {'PIL.TiffImagePlugin', 'PIL.WebPImagePlugin', 'PIL.DdsImagePlugin'} & set(sys.modules)\n"
+        "assert [load_image(kind).size for kind in ('WEBP', 'TIFF')] == [(8, 8)] * 2\n"
+        "assert 'PIL.DdsImagePlugin' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -132,3 +132,15 @@ def test_a_failure_is_told_by_its_own_reason(tmp_path: Path, tiny_gguf: Path) ->
     assert done.stderr == ""
     with pytest.raises(BundleError, match="there is no language model"):
         LLM(tmp_path / "none.gguf", n_ctx=64)
+
+
+def test_llama_cpps_own_classes_are_not_imported_and_can_be_later() -> None:
+    code = (
+        "import sys; from dclocal.llm import LLM; from dclocal.llama_api import build, llama\n"
+        "assert not {'llama_cpp', 'llama_cpp.llama', 'jinja2'} & set(sys.modules), sorted(sys.modules)\n"
+        "import llama_cpp\n"
+        "assert llama_cpp.llama_decode is llama.llama_decode and llama_cpp.Llama.__module__ == 'llama_cpp.llama'\n"
+        "size, time = map(int, build().split())\n"
+        "assert size > 1 << 20 and time > 0\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

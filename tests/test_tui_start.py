@@ -94,7 +94,16 @@ def test_the_terminal_is_asked_once_and_left_as_it_was(tmp_path: Path) -> None:
     assert terminal.output.count(b"\x1b[c") == terminal.output.count(b"a=q") == terminal.output.count(b"\x1b[16t") == 1
 
 
-HEAVY = ("numpy", "PIL", "cv2", "textual_image", "onnxruntime", "llama_cpp", "markdown_it", "textual.widgets._markdown")
+HEAVY = (
+    "numpy",
+    "PIL",
+    "cv2",
+    "textual_image",
+    "onnxruntime",
+    "llama_cpp.llama_cpp",
+    "markdown_it",
+    "textual.widgets._markdown",
+)
 
 
 def test_the_first_paint_imports_nothing_heavy(tmp_path: Path) -> None:

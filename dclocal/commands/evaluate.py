@@ -101,7 +101,8 @@ def _evaluate_chat(names: list[str | None], limit: int | None, source: Path | No
         opened = [open_bundle(name, progress) for name in names]
         base = base_model(source, progress)
     with for_questions() as progress:
-        scores = [run_chat(bundle, base, read_prompts(limit), progress, write) for bundle in opened]
+        prompts = read_prompts(limit)
+        scores = [score for bundle in opened for score in run_chat(bundle, base, prompts, progress, write)]
     if json_:
         found = [score.as_json() for score in scores]
         print(json.dumps(found[0] if len(found) == 1 else {"task": "chat", "models": found}, indent=2))

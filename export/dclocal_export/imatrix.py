@@ -14,11 +14,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import llama_cpp.llama_cpp as llama
 import numpy as np
 
 from dclocal.errors import UserError
 from dclocal.kv_cache import KVCache
+from dclocal.llama_api import llama
 from dclocal.llama_context import SEQUENCE, Context
 from dclocal.llm import LLM
 from dclocal.progress import Progress, silent

@@ -112,9 +112,8 @@ def quantize(f16: Path, out: Path, kind: str, *, imatrix: Path | None = None, pr
 
     Raises UserError for an unknown kind, or with llama.cpp's reason.
     """
-    import llama_cpp.llama_cpp as llama
-
     from dclocal.gguf_merge import run_quantizer
+    from dclocal.llama_api import llama
     from dclocal.machine import usable_cores
 
     if kind not in FTYPES:

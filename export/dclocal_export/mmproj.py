@@ -171,8 +171,9 @@ def llama_cpp_embeds(mmproj: Path, llm: Path, images: Sequence[Image], threads: 
 
     `llm` is the GGUF that it belongs to; `threads` None: every core.  Raises UserError for a file that it refuses.
     """
-    import llama_cpp.llama_cpp as llama
     import llama_cpp.mtmd_cpp as mtmd
+
+    from dclocal.llama_api import llama
 
     log = capture_log()
     mtmd.mtmd_log_set(log.callback, ctypes.c_void_p(0))

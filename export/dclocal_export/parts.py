@@ -27,7 +27,7 @@ from dclocal.assemble import (
     VIT_PREFIX,
     WEIGHTS_FILE,
 )
-from dclocal.bundle import PARITY_FILE, Manifest, Sampling, VideoDefaults, VisionSpec
+from dclocal.bundle import PARITY_FILE, TEXT_LLM_FILE, Manifest, Sampling, VideoDefaults, VisionSpec
 from dclocal.formats import FORMATS
 from dclocal_export.vision_onnx import export_vision, fusible
 from dclocal_models.checkpoint import ADAPTER_FOLDER
@@ -136,6 +136,7 @@ def manifest_data(model: DenseConnectorModel, llm_quantization: str) -> dict[str
         sampling=Sampling(max_tokens=128),
         video=VideoDefaults(),
         llm_quantization=llm_quantization,
+        text_llm=TEXT_LLM_FILE,
     )
     data = asdict(manifest)
     del data["extra"]

@@ -1,0 +1,36 @@
+"""llama.cpp's C functions, as `llama`, and which build of them this is.
+
+Importing the package `llama_cpp` imports its Python classes as well, with a template engine and a cache on disk that
+nothing here uses: 50 ms of every start.  So its module of C functions is loaded without it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from importlib.util import find_spec, module_from_spec
+from types import ModuleType
+
+PACKAGE, FUNCTIONS = "llama_cpp", "llama_cpp.llama_cpp"
+
+
+def _functions() -> ModuleType:
+    """The module of C functions; where the package is not imported yet, it is as new afterwards."""
+    spec = find_spec(PACKAGE)
+    if spec is None or PACKAGE in sys.modules:
+        return importlib.import_module(FUNCTIONS)
+    sys.modules[PACKAGE] = module_from_spec(spec)  # its place, so that modules in it are found, and nothing run
+    try:
+        return importlib.import_module(FUNCTIONS)
+    finally:
+        del sys.modules[PACKAGE]
+
+
+llama = _functions()
+
+
+def build() -> str:
+    """Names this build of llama.cpp, by the size and time of its library; another may evaluate otherwise."""
+    status = os.stat(llama._lib._name)
+    return f"{status.st_size} {status.st_mtime_ns}"
