@@ -6,7 +6,6 @@ an image; a new prompt keeps the longest prefix that it shares with the cache an
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from dclocal.errors import BundleError, PromptError
 from dclocal.kv_cache import KVCache
 from dclocal.llama_api import llama
 from dclocal.llama_context import SEQUENCE, Context
-from dclocal.llama_log import capture_log, run_logging
+from dclocal.llama_model import load_model
 from dclocal.machine import usable_cores
 from dclocal.prompt import Segment
 from dclocal.speaker import Speaker
@@ -28,8 +27,9 @@ from dclocal.speaker import Speaker
 class LLM(Speaker):
     """A GGUF model with one context.  Not safe for use from several threads at once.
 
-    `adapters` are LoRA files that `use_adapters` may switch to, by name; none is in use at first.  Raises
-    BundleError where the file cannot be loaded.
+    `adapters` are LoRA files that `use_adapters` may switch to, by name; none is in use at first.  `model` is what
+    `load_model` made of the file, where that was begun before; `close` frees it.  Raises BundleError where the file
+    cannot be loaded.
     """
 
     def __init__(
@@ -38,18 +38,13 @@ class LLM(Speaker):
         *,
         n_ctx: int,
         threads: int | None = None,
-        gpu_layers: int = 0,
         adapters: Mapping[str, Path] | None = None,
+        model: Any = None,
     ):
-        self._log = capture_log()
         self.path, self.threads = path, threads or usable_cores()
         self._context: Context | None = None
-        llama.llama_backend_init()
-        model_params = llama.llama_model_default_params()
-        model_params.n_gpu_layers = gpu_layers
-        self.model: Any = None
+        self.model: Any = model or load_model(path)
         """llama.cpp's."""
-        self.model = self._loaded(path, model_params)
         super().__init__(self.model)
         try:
             self._context = self._open_context(path, n_ctx, self.threads)
@@ -62,15 +57,6 @@ class LLM(Speaker):
 
     def _open_context(self, path: Path, n_ctx: int, threads: int) -> Context:
         return Context(self.model, path, n_ctx, threads)
-
-    def _loaded(self, path: Path, params: Any) -> Any:
-        if not path.is_file():
-            raise BundleError(f"there is no language model {path}", "remove the bundle and pull it again")
-        model = run_logging(llama.llama_model_load_from_file, os.fsencode(path), params)
-        if not model:
-            why = self._log.errors[0] if self._log.errors else "llama.cpp gave no reason"
-            raise BundleError(f"{path} cannot be loaded: {why}", "remove the bundle and pull it again")
-        return model
 
     @property
     def _opened(self) -> Context:

@@ -74,9 +74,13 @@ def open_session(
 
 def begin_llm(bundle: Bundle, *, lora: Sequence[str] = (), threads: int | None = None) -> Future[LLM]:
     """Begin to load the bundle's language model in the background; see `open_session`."""
+    from dclocal.llama_model import load_model
+
+    scales = _scales(bundle, lora)
+    model = _in_background(load_model, bundle.llm_path)
     import dclocal.llm  # noqa: F401  (here, so that the thread need not wait for others' imports)
 
-    return _in_background(open_llm, bundle, _scales(bundle, lora), threads)
+    return _in_background(lambda: open_llm(bundle, scales, threads, model.result()))
 
 
 def _in_background(function: Callable[..., Opened], *arguments: Any) -> Future[Opened]:
@@ -149,12 +153,15 @@ def open_text_llm(bundle: Bundle, threads: int | None = None) -> LLM:
     return LLM(bundle.text_llm_path, n_ctx=bundle.manifest.n_ctx, threads=threads)
 
 
-def open_llm(bundle: Bundle, scales: Mapping[str, float], threads: int | None = None) -> LLM:
-    """The bundle's language model with adapters at `scales` by name; `adapters.default_scales` has its own."""
+def open_llm(bundle: Bundle, scales: Mapping[str, float], threads: int | None = None, model: Any = None) -> LLM:
+    """The bundle's language model with adapters at `scales` by name; `adapters.default_scales` has its own.
+
+    `model` is what `llama_model.load_model` made of its file, where that was begun before.
+    """
     from dclocal.llm import LLM
 
     files = {adapter.name: bundle.path / adapter.file for adapter in bundle.manifest.adapters}
-    llm = LLM(bundle.llm_path, n_ctx=bundle.manifest.n_ctx, threads=threads, adapters=files)
+    llm = LLM(bundle.llm_path, n_ctx=bundle.manifest.n_ctx, threads=threads, adapters=files, model=model)
     try:
         llm.use_adapters(scales)
     except BaseException:
