@@ -84,7 +84,7 @@ class Bundle:
 
     @property
     def text_llm_path(self) -> Path:
-        """The language model's that answers where no picture was shown; mostly `llm_path`."""
+        """Of the language model that answers where no picture was shown; mostly `llm_path`."""
         return self.path / (self.manifest.text_llm or LLM_FILE)
 
     @property

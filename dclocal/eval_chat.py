@@ -124,7 +124,7 @@ def run_chat(
     name = bundle.manifest.name
     talk = base_talk(bundle, base, prompts, progress)
     scales = default_scales(bundle.manifest.adapters)
-    if not bundle.manifest.text_llm:
+    if not bundle.manifest.text_llm or any(scales.values()):
         with open_llm(bundle, scales) as llm:
             return [read_talk(talk, llm, bundle, name, progress, on_record)]
     with open_text_llm(bundle) as llm:
