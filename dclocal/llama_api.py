@@ -11,6 +11,7 @@ import os
 import sys
 from importlib.util import find_spec, module_from_spec
 from types import ModuleType
+from typing import Any
 
 PACKAGE, FUNCTIONS = "llama_cpp", "llama_cpp.llama_cpp"
 
@@ -27,7 +28,7 @@ def _functions() -> ModuleType:
         del sys.modules[PACKAGE]
 
 
-llama = _functions()
+llama: Any = _functions()
 
 
 def build() -> str:

@@ -190,5 +190,5 @@ def imatrix_array(values: Mapping[str, np.ndarray]) -> Any:
         entry.name = name.encode()
         entry.data = column.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
         entry.size = column.size
-    array.kept = kept  # type: ignore[attr-defined]
+    array.kept = kept
     return array
