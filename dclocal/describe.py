@@ -107,7 +107,7 @@ def _facts(bundle: Bundle) -> list[tuple[str, str]]:
         ("connector", vision.connector),
         ("layers", "; ".join(_ranges(group) for group in vision.layer_groups) or "the last one"),
         ("language model", f"{manifest.llm_quantization}, context {manifest.n_ctx}"),
-        *([("until a picture is shown", manifest.text_llm)] if manifest.text_llm else []),
+        *([("text alone", f"{manifest.text_llm}, until a picture is shown")] if manifest.text_llm else []),
         ("prompt", manifest.prompt.name),
         ("sampling", f"temperature {sampling.temperature:g}, at most {sampling.max_tokens} tokens"),
         ("video", f"{manifest.video.frames} frames of {manifest.video.tokens_per_frame} tokens"),

@@ -22,7 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from dclocal.bundle import ImageSpec
 from dclocal.errors import ImageError
 
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "AVIF")  # JPEG opens MPO too
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF")  # JPEG opens MPO too
 RARE_FORMATS = ("WebP", "Tiff", "Avif")
 """Pillow's names of readers that it imports, with thirty others, when no common one knows a picture."""
 MAX_PIXELS = 128_000_000
