@@ -123,13 +123,11 @@ def run_chat(
 
     name = bundle.manifest.name
     talk = base_talk(bundle, base, prompts, progress)
-    scales = default_scales(bundle.manifest.adapters)
-    if not bundle.manifest.text_llm or any(scales.values()):
-        with open_llm(bundle, scales) as llm:
+    with open_llm(bundle, default_scales(bundle.manifest.adapters)) as llm:
+        if not bundle.manifest.text_llm or llm.adapters:
             return [read_talk(talk, llm, bundle, name, progress, on_record)]
-    with open_text_llm(bundle) as llm:
-        alone = read_talk(talk, llm, bundle, name, progress, on_record)
-    with open_llm(bundle, scales) as llm:
+        with open_text_llm(bundle) as text_llm:
+            alone = read_talk(talk, text_llm, bundle, name, progress, on_record)
         return [alone, read_talk(talk, llm, bundle, f"{name}{AFTER_PICTURE}", progress, on_record)]
 
 

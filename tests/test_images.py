@@ -164,10 +164,11 @@ def test_rare_formats_are_imported_when_one_comes(tmp_path: Path) -> None:
     for kind in ("PNG", "WEBP", "TIFF"):
         (tmp_path / kind).write_bytes(encoded(Image.new("RGB", (8, 8), "red"), kind))
     code = (
-        "import sys; from dclocal.images import load_image; load_image('PNG')\n"
+        "import sys; from PIL import Image; from dclocal.images import FORMATS, load_image; load_image('PNG')\n"
         "assert not {'PIL.TiffImagePlugin', 'PIL.WebPImagePlugin', 'PIL.DdsImagePlugin'} & set(sys.modules)\n"
         "assert [load_image(kind).size for kind in ('WEBP', 'TIFF')] == [(8, 8)] * 2\n"
         "assert 'PIL.DdsImagePlugin' not in sys.modules\n"
+        "assert all(kind in Image.OPEN for kind in FORMATS if kind != 'AVIF')\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
