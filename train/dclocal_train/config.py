@@ -131,11 +131,14 @@ class StageConfig:
 @dataclass(frozen=True)
 class ThingWordsConfig:
     """How the classifier of things is trained before the first stage (`dclocal_train.thing_words`): `rounds` pictures
-    of each drawing, `epochs` over their places; `gain` is how loudly its words are said at first, a place's and the
-    whole picture's."""
+    of each drawing alone and `scenes`, numbered from `first` on, in which it is smaller and among others; `epochs` over
+    their places; `gain` is how loudly its words are said at first, a place's and the whole picture's.  A model that
+    says such words already has its classifier trained on, and they stay as loud as they are."""
 
     rounds: int
     epochs: int
+    scenes: int = 0
+    first: int = 0
     batch_size: int = 1536
     learning_rate: float = 2.0e-3
     weight_decay: float = 0.05
