@@ -19,8 +19,7 @@ from safetensors.torch import load_file
 from dclocal_train.synthetic.rows import conversation_row, write_rows
 from tests.tiny import tiny_model, tiny_tokenizer
 
-TWO = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
-TWO += ["--mixed_precision=no", "--dynamo_backend=no", "--num_cpu_threads_per_process=1", "-m", "dclocal"]
+TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
 
 @pytest.fixture
@@ -87,7 +86,7 @@ def environment() -> dict[str, str]:
 def test_two_processes_train_as_one(recipe: dict[str, Any], tmp_path: Path, changes: dict[str, float]) -> None:
     """The same global batch gives the same losses and the same weights, whoever computes which part of it."""
     one = run(["-m", "dclocal"], recipe, tmp_path / "single", **changes)
-    two = run(TWO, recipe, tmp_path / "double", batch_size=2, **changes)
+    two = run([*TWO, "-m", "dclocal"], recipe, tmp_path / "double", batch_size=2, **changes)
     assert [entry["loss"] for entry in two] == pytest.approx([entry["loss"] for entry in one], abs=2e-4)
     assert len(one) == 5 and one[0]["rows_per_s"] > 0
     alone = load_file(tmp_path / "single" / "one" / "trained.safetensors")
@@ -96,6 +95,29 @@ def test_two_processes_train_as_one(recipe: dict[str, Any], tmp_path: Path, chan
     for name, tensor in alone.items():
         assert (tensor - together[name]).abs().max() < 2e-4, name
     assert (tmp_path / "double" / "checkpoint" / "config.json").is_file()
+
+
+@pytest.mark.parametrize(("seconds", "fails"), [(5, True), (60, False)])
+def test_others_wait_as_long_as_they_are_told_for_the_first_process(
+    recipe: dict[str, Any], tmp_path: Path, seconds: int, fails: bool
+) -> None:
+    """PyTorch's half an hour is too short for features of many pictures; here what they wait for takes twelve seconds."""
+    script = tmp_path / "slow_first.py"
+    script.write_text(
+        f"""
+import datetime, os, time
+import dclocal_train.run as run
+from dclocal.cli import main
+run.LONGEST_WAIT = datetime.timedelta(seconds={seconds})
+make = run.stage_dataset
+run.stage_dataset = lambda *all: (time.sleep(12 if os.environ["RANK"] == "0" else 0), make(*all))[1]
+main()
+"""
+    )
+    command = [sys.executable, *TWO, str(script), *prepared(recipe, tmp_path / "out", steps=1, batch_size=2)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment(), check=False)
+    assert (done.returncode != 0) == fails, done.stderr[-3000:]
+    assert ("timed out" in done.stderr.lower()) == fails
 
 
 def test_a_killed_run_goes_on_to_the_same_losses(recipe: dict[str, Any], tmp_path: Path) -> None:
@@ -116,11 +138,11 @@ def test_a_killed_run_goes_on_to_the_same_losses(recipe: dict[str, Any], tmp_pat
 
 def test_two_processes_go_on_where_they_stopped(recipe: dict[str, Any], tmp_path: Path) -> None:
     """From their newest checkpoint with the optimizer's state, to the losses of a run that was not stopped."""
-    whole = run(TWO, recipe, tmp_path / "run", batch_size=2)
+    whole = run([*TWO, "-m", "dclocal"], recipe, tmp_path / "run", batch_size=2)
     (tmp_path / "run" / "one" / "trained.safetensors").unlink()
     shutil.rmtree(tmp_path / "run" / "one" / "checkpoint-5")
     assert (tmp_path / "run" / "one" / "checkpoint-4").is_dir()
-    again = run(TWO, recipe, tmp_path / "run", batch_size=2)
+    again = run([*TWO, "-m", "dclocal"], recipe, tmp_path / "run", batch_size=2)
     assert [entry["loss"] for entry in again] == pytest.approx([entry["loss"] for entry in whole], abs=2e-4)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,10 @@ from dclocal_train.start import start_model
 from dclocal_train.trained import TRAINED_FILE, load_trained
 from dclocal_train.trainer import run_stage
 
+LONGEST_WAIT = timedelta(hours=12)
+"""Of the other processes, while the first one trains networks of places or computes features; PyTorch waits half an
+hour by itself, and then they fail."""
+
 
 def train(recipe: Recipe, source_folder: Path | None) -> Path:
     """Train every stage of the recipe that is not yet done; returns the checkpoint's folder.
@@ -38,7 +43,7 @@ def train(recipe: Recipe, source_folder: Path | None) -> Path:
     from transformers import set_seed
 
     set_seed(recipe.seed)
-    state = PartialState(cpu=not _has_gpu())
+    state = PartialState(cpu=not _has_gpu(), timeout=LONGEST_WAIT)
     output = Path(recipe.output)
     output.mkdir(parents=True, exist_ok=True)
     if state.is_main_process:
