@@ -101,7 +101,7 @@ def test_two_processes_train_as_one(recipe: dict[str, Any], tmp_path: Path, chan
 def test_others_wait_as_long_as_they_are_told_for_the_first_process(
     recipe: dict[str, Any], tmp_path: Path, seconds: int, fails: bool
 ) -> None:
-    """PyTorch's half an hour is too short for features of many pictures; here what they wait for takes twelve seconds."""
+    """PyTorch's half an hour is too short for features of many pictures; here they wait for twelve seconds' work."""
     script = tmp_path / "slow_first.py"
     script.write_text(
         f"""
