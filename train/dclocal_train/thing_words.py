@@ -180,9 +180,8 @@ def _chosen(features: Tensor, shown: Shown, token_grid: tuple[int, int]) -> list
     thing is alone, and a bare place where there is one."""
     chosen, bare = [], torch.ones(len(features), dtype=torch.bool)
     for name, mask in shown.things:
-        cover = (
-            torch.from_numpy(np.asarray(mask.resize(token_grid[::-1], Image.Resampling.BOX)) / 255).flatten().float()
-        )
+        shares = np.asarray(mask.resize(token_grid[::-1], Image.Resampling.BOX), np.float32) / 255
+        cover = torch.from_numpy(shares).flatten()
         some = features[torch.multinomial(cover**2, PLACES, replacement=True)]
         chosen.append((name, torch.cat([((cover / cover.sum()) @ features)[None], some])))
         bare &= cover < BARE
