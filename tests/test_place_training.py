@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional
 
 from dclocal_models.layers import features_at
 from dclocal_models.place_nets import CountNet, PlaceNet, TextNet
@@ -54,6 +55,17 @@ def test_a_network_of_counts_learns_from_scenes() -> None:
                 place = int(one.y * 4) * 4 + int(one.x * 4)
                 right.append(round(told[place].item()) == sum(other.name == one.name for other in centres))
     assert np.mean(right) > 0.9
+
+
+def test_likeness_is_the_mean_of_what_each_opinion_says() -> None:
+    torch.manual_seed(0)
+    net, features = CountNet(3, 2, GRID, TOKENS_GRID), torch.randn(2, 16, 5)
+    opinions = net.kind(features).detach().split(CountNet.KIND_WIDTH, dim=2)
+    assert len(opinions) == CountNet.OPINIONS
+    cosines = [functional.cosine_similarity(one[:, :, None], one[:, None], dim=3) for one in opinions]
+    assert not torch.allclose(*cosines, atol=0.1), "each has vectors of its own"
+    expected = net.likeness[0] * torch.stack(cosines).mean(0) + net.likeness[1]
+    torch.testing.assert_close(net.alike(features), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_network_of_texts_learns_from_letters() -> None:

@@ -37,7 +37,7 @@ EXPECTED: dict[str, tuple[int | tuple[int, int], int, int, float, float, float]]
     "dc-tiny": (144, 2432, 576, 0.1345, 26.5, 14.65),
     "dc-tiny-more": (144, 2432, 576, 0.1345, 26.5, 14.65),
 }
-PLACE_NETS = {"dc-tiny": 1_662_415, "dc-tiny-more": 1_662_415}
+PLACE_NETS = {"dc-tiny": 1_818_127, "dc-tiny-more": 1_818_127}
 """Parameters of the connector that are trained beforehand and frozen."""
 PAPER = [name for name in EXPECTED if name not in ("dc-tiny", "dc-tiny-more", "mini-gemini-vicuna-7b")]
 

@@ -58,16 +58,16 @@ class PlaceNet(nn.Module):
 class CountNet(PlaceNet):
     """Where things are, one by one, and which of them are of a kind.
 
-    `density` sums to one over each thing, near its centre; `kinds` are unit vectors at the places of the visual
-    tokens, near each other for things of one name.
+    `density` sums to one over each thing, near its centre.  `kind` gives unit vectors at the places of the visual
+    tokens, near each other for things of one name: OPINIONS of them, whose mean errs less than either.
     """
 
-    HIDDEN, KIND_WIDTH = 128, 64
+    HIDDEN, KIND_WIDTH, OPINIONS = 128, 64, 2
 
     def __init__(self, width: int, conv_channels: int, grid: tuple[int, int], token_grid: tuple[int, int]):
         super().__init__(width, self.HIDDEN, 1, grid, conv_channels)
         self.token_grid = token_grid
-        self.kind = nn.Linear(width + conv_channels, self.KIND_WIDTH)
+        self.kind = nn.Linear(width + conv_channels, self.OPINIONS * self.KIND_WIDTH)
         self.likeness = nn.Parameter(torch.tensor([8.0, -4.0]))
 
     @torch.no_grad()
@@ -88,8 +88,13 @@ class CountNet(PlaceNet):
     def alike(self, features: Tensor) -> Tensor:
         """How likely two places' things have one name, as logits `[n, tokens, tokens]`, of all features at the
         visual tokens' places `[n, tokens, width + conv_channels]`."""
-        kinds = functional.normalize(self.kind(features), dim=-1)
-        return self.likeness[0] * (kinds @ kinds.transpose(1, 2)) + self.likeness[1]
+        return self.opinions(features).mean(1)
+
+    def opinions(self, features: Tensor) -> Tensor:
+        """The same by each of the unit vectors, `[n, OPINIONS, tokens, tokens]`."""
+        vectors = self.kind(features).unflatten(2, (self.OPINIONS, self.KIND_WIDTH)).transpose(1, 2)
+        kinds = functional.normalize(vectors, dim=-1)
+        return self.likeness[0] * (kinds @ kinds.transpose(2, 3)) + self.likeness[1]
 
     def of_a_kind(self, things: Tensor, alike: Tensor) -> Tensor:
         """How many things the picture shows of the kind at each place, `[n, tokens]`."""

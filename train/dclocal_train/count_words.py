@@ -70,7 +70,7 @@ def fit_count_net(net: CountNet, pictures: Pictures, config: PlaceNetConfig, goe
         told, wanted = net.density(dense, conv_map).float(), density[chosen]
         value = (told - wanted).square().sum((1, 2)).mean()
         value = value + TOTAL_WEIGHT * (told.sum((1, 2)) - wanted.sum((1, 2))).abs().mean()
-        alike = net.alike(features_at(dense, conv_map, net.grid, net.token_grid)).float()
+        opinions = net.opinions(features_at(dense, conv_map, net.grid, net.token_grid)).float()
         picture, first, second, same, count = [], [], [], [], []
         for row, index in enumerate(chosen.tolist()):
             names = [one.name for one in pictures.truths[index]]
@@ -83,9 +83,10 @@ def fit_count_net(net: CountNet, pictures: Pictures, config: PlaceNetConfig, goe
                     same.append(float(name == other))
                     count.append(float(amounts[name]))
         wanted_count = torch.tensor(count)
-        told_count = net.of_a_kind(net.things(told), alike)[picture, first]
+        told_count = net.of_a_kind(net.things(told), opinions.mean(1))[picture, first]
         value = value + COUNT_WEIGHT * ((told_count - wanted_count).abs() / wanted_count.sqrt()).mean()
-        return value + functional.binary_cross_entropy_with_logits(alike[picture, first, second], torch.tensor(same))
+        pairs, wanted_same = opinions[picture, :, first, second], torch.tensor(same)[:, None]
+        return value + functional.binary_cross_entropy_with_logits(pairs, wanted_same.expand_as(pairs))
 
     fit(net, pictures, config, loss, goes_on)
 

@@ -21,6 +21,9 @@ RELATION_KINDS = ("pair", "many")
 MOST_TURNS, MOST_RELATIONS, MOST_NAMES = 22, 10, 4
 WAYS = 3
 """In which a pair is asked about, at most."""
+ONES_ASKED = 0.1
+"""Of the things that are there once, whose number is asked: of all of them, nine counts of ten would be one, and that is
+what a language model then says of two."""
 
 
 def drill(scene: Scene, drawn: Concepts, random_source: random.Random) -> list[Turn]:
@@ -35,7 +38,7 @@ def drill(scene: Scene, drawn: Concepts, random_source: random.Random) -> list[T
         absent = drawn.absent(list(counts), scene.background.contents, random_source, among=among)
         if absent is not None:
             turns.append((random_source.choice(EXISTENCE).format(article(absent)), "no"))
-        if countable(name):
+        if countable(name) and (counts[name] > 1 or random_source.random() < ONES_ASKED):
             turns.append((random_source.choice(COUNTING).format(plural(name)), str(counts[name])))
     if len(names) > 1 and all(map(countable, names[:2])):
         answer = "yes" if counts[names[0]] > counts[names[1]] else "no"
