@@ -22,8 +22,8 @@ MOST_TURNS, MOST_RELATIONS, MOST_NAMES = 22, 10, 4
 WAYS = 3
 """In which a pair is asked about, at most."""
 ONES_ASKED = 0.1
-"""Of the things that are there once, whose number is asked: of all of them, nine counts of ten would be one, and that is
-what a language model then says of two."""
+"""Of the things that are there once, whose number is asked: of all of them, nine counts of ten would be one, and that
+is what a language model then says of two."""
 
 
 def drill(scene: Scene, drawn: Concepts, random_source: random.Random) -> list[Turn]:
