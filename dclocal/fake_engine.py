@@ -22,9 +22,10 @@ from dclocal.progress import Progress
 class ScriptedEngine(Engine):
     """Answers `answers` in turn, a character a token; a restart goes on with those that are left.
 
-    The delays are seconds: for each picture and for each character.  While `held` is set no further character comes;
-    while `loading` is set (from the start, if asked) no bundle is open.  `missing` are names of bundles that do not
-    exist; `die` is a crash.
+    `piece_s` is a delay in seconds before each character.  While `held` is set no further character comes, while
+    `seeing` is set a picture is still being encoded, and while `loading` is set no bundle is open (both from the start,
+    if asked).  `vision` and `llm` count the work of the bundle that was opened last.  `missing` are names of bundles
+    that do not exist; `die` is a crash.
     """
 
     def __init__(
@@ -32,20 +33,24 @@ class ScriptedEngine(Engine):
         answers: Sequence[str],
         *,
         loading: bool = False,
-        encode_s: float = 0.0,
+        seeing: bool = False,
         piece_s: float = 0.0,
         n_ctx: int = 4000,
         missing: Sequence[str] = (),
     ):
         super().__init__(Path("unused"))
         self.answers = list(answers)
-        self.encode_s, self.piece_s, self.n_ctx = encode_s, piece_s, n_ctx
+        self.piece_s, self.n_ctx = piece_s, n_ctx
         self.missing = tuple(missing)
-        self.held, self.loading = threading.Event(), threading.Event()
+        self.held, self.seeing, self.loading = threading.Event(), threading.Event(), threading.Event()
+        if seeing:
+            self.seeing.set()
         if loading:
             self.loading.set()
+        self.vision, self.llm = _Vision(self), _LLM(self)
 
     def close(self) -> None:
+        self.seeing.clear()
         self.loading.clear()
         super().close()
 
@@ -64,7 +69,8 @@ class ScriptedEngine(Engine):
             progress("loading fake", done, 1)
         while self.loading.is_set():
             time.sleep(0.005)
-        return ChatSession(fake_bundle(Path("fake")), _Vision(self), _LLM(self), request.system)
+        self.vision, self.llm = _Vision(self), _LLM(self)
+        return ChatSession(fake_bundle(Path("fake")), self.vision, self.llm, request.system)
 
 
 class _Vision(FakeVision):
@@ -73,8 +79,10 @@ class _Vision(FakeVision):
         self._engine = engine
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
-        time.sleep(self._engine.encode_s * len(pixels))
-        return super().encode(pixels)
+        seen = super().encode(pixels)
+        while self._engine.seeing.is_set():
+            time.sleep(0.005)
+        return seen
 
 
 class _LLM(FakeLLM):

@@ -61,25 +61,28 @@ def test_prepared_media_leave_a_question_its_own_tokens(scripted: Callable[..., 
 
 
 def test_a_question_does_not_wait_for_what_is_prepared(scripted: Callable[..., ScriptedEngine]) -> None:
-    engine = scripted("one", encode_s=0.2)
+    engine = scripted("one", seeing=True)
     keys = []
     for colour in ("red", "green", "blue", "white", "black"):
         engine.attach(picture(colour))
         keys.append(until(engine, Attached).key)
     engine.prepare(keys)
-    started = time.monotonic()
+    while not engine.vision.encoded_images:
+        time.sleep(0.005)
     engine.ask("None of them?")
+    engine.seeing.clear()
     until(engine, Cancelled)
     until(engine, Answered)
-    assert time.monotonic() - started < 0.7
+    assert engine.vision.encoded_images == 1
 
 
 def test_cancelled_before_its_answer_a_question_is_taken_back(scripted: Callable[..., ScriptedEngine]) -> None:
-    engine = scripted("one", "two", encode_s=0.1)
+    engine = scripted("one", "two", seeing=True)
     engine.attach(picture())
     key = until(engine, Attached).key
     number = engine.ask("Never mind.", [key])
     engine.cancel()
+    engine.seeing.clear()
     assert until(engine, Cancelled).request == number
     engine.ask("What?", [key])
     answered = until(engine, Answered)
@@ -145,7 +148,7 @@ def test_a_video_is_one_medium(scripted: Callable[..., ScriptedEngine], tmp_path
     frames = [Image.new("RGB", (64, 48), (40 * number, 90, 30)) for number in range(6)]
     frames[0].save(tmp_path / "clip.gif", save_all=True, append_images=frames[1:], duration=100)
     film = Media(str(tmp_path / "clip.gif"), VideoRequest(frames=5, tokens_per_frame=4))
-    engine = scripted("colours", "colours", encode_s=0.05)
+    engine = scripted("colours", "colours")
     engine.attach(film)
     until(engine, Loading)
     engine.cancel()
@@ -179,12 +182,13 @@ def test_restoring_says_what_is_gone(scripted: Callable[..., ScriptedEngine], tm
 
 
 def test_a_crash_while_restoring_forgets_nothing(scripted: Callable[..., ScriptedEngine]) -> None:
-    engine = scripted("yes", encode_s=0.3)
+    engine = scripted("yes", seeing=True)
     said = (Said("What?", (picture(),), "a wall"),)
     engine.restore(said)
     until(engine, Loading)
     engine.die()
     assert until(engine, Died).signal == "SIGSEGV" and engine.conversation == said
+    engine.seeing.clear()
     engine.restart()
     until(engine, Restored)
     assert engine.conversation == said

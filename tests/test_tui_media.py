@@ -40,11 +40,15 @@ async def test_pictures_of_the_command_line_are_numbered_and_shown(tmp_path: Pat
 
 @asyncio_test
 async def test_the_picture_is_prepared_before_enter(tmp_path: Path) -> None:
-    async with running(tmp_path, ["yes"], media=[picture(tmp_path)], encode_s=1.0) as bench:
+    async with running(tmp_path, ["yes"], media=[picture(tmp_path)], seeing=True) as bench:
         await bench.until(lambda: "preparing…" in bench.text_of("#activity"))
+        bench.engine.seeing.clear()
         await bench.until_idle()
+        before = bench.engine.llm.evaluated_tokens
         await bench.ask_and_wait("Now?")
-        assert bench.talk.status.ttft_ms is not None and bench.talk.status.ttft_ms < 200
+        assert bench.engine.vision.encoded_images == 1
+        asked_and_next_turn = len("Now?E\nSassistant\n") + len("E\nSuser\n")
+        assert bench.engine.llm.evaluated_tokens - before <= asked_and_next_turn
 
 
 @asyncio_test

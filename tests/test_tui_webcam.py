@@ -129,11 +129,12 @@ async def test_other_pictures_go_with_the_live_one(tmp_path: Path, server: Netwo
 
 @asyncio_test
 async def test_a_question_that_is_stopped_takes_its_picture_with_it(tmp_path: Path, server: NetworkCamera) -> None:
-    async with running(tmp_path, ["one"], encode_s=2.0) as bench:
+    async with running(tmp_path, ["one"], seeing=True) as bench:
         await open_live(bench, server)
         await bench.ask("What is this?")
         await bench.until(lambda: bench.talk.pending)
         await bench.pilot.press("escape")
+        bench.engine.seeing.clear()
         await bench.until(lambda: bench.main.prompt.text == "What is this?" and not bench.exchanges)
         await bench.pilot.press("enter")
         await bench.until(lambda: bench.answers == ["one"])
