@@ -46,14 +46,15 @@ def open_session(
     threads: int | None = None,
     lora: Sequence[str] = (),
     remember: bool = False,
-    keys: Sequence[str] = (),
+    keys: Sequence[str] | None = None,
     llm: Future[LLM] | None = None,
 ) -> ChatSession:
     """A ready session; vision encoder and language model are loaded at the same time.
 
     `lora` chooses adapters as `adapters.choose` reads them, all of the bundle's at their scales where it is empty.
-    With `remember`, pictures are kept on disk and known again (`known_pictures`); if all of those that are asked about
-    first are known, by their `keys`, the vision encoder is only loaded once another picture needs it.
+    With `remember`, pictures are kept on disk and known again (`known_pictures`).  `keys` are those of the pictures
+    that are asked about first, where that is certain: if all are known, or there are none, the vision encoder is only
+    loaded once another picture needs it.
     `llm` is what `begin_llm` began with the same adapters and threads.
     """
     from dclocal.chat import ChatSession
@@ -61,7 +62,7 @@ def open_session(
 
     known = known_pictures(bundle) if remember else None
     vision = LateVision(bundle, threads)
-    if not (known and keys and all(map(known.knows, keys))):
+    if keys is None or not all(known and known.knows(key) for key in keys):
         vision.load()
     try:
         opened = llm.result() if llm else open_llm(bundle, _scales(bundle, lora), threads)

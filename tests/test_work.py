@@ -20,6 +20,7 @@ from dclocal.chat import ChatSession
 from dclocal.session import open_session
 
 pytestmark = pytest.mark.bundle
+counts_reads = pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="Linux counts what a process reads")
 READ_AT_START = """
 import json, sys
 from dclocal.cli import main
@@ -82,7 +83,7 @@ def test_a_token_costs_few_python_calls(session: ChatSession) -> None:
     assert calls / tokens < 60
 
 
-@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="Linux counts what a process reads")
+@counts_reads
 def test_a_start_reads_the_models_once_and_a_known_picture_leaves_the_encoder_out(
     bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -102,6 +103,14 @@ def test_a_start_reads_the_models_once_and_a_known_picture_leaves_the_encoder_ou
     assert counts[1]["read"] < 40 << 20 and counts[1]["loaded"] == []
     assert answers[1]["answer"] == answers[0]["answer"]
     assert [answer["stats"]["image_cached"] for answer in answers] == [False, True]
+
+
+@counts_reads
+def test_a_question_without_a_picture_loads_no_vision_encoder(bundle: Bundle, own_home: Path) -> None:
+    command = [sys.executable, "-c", READ_AT_START, "chat", "-p", "What?", "--max-tokens", "1"]
+    ended = subprocess.run([*command, "--bundle", str(bundle.path)], check=True, capture_output=True, text=True)
+    counts = json.loads(ended.stderr.splitlines()[-1])
+    assert counts["loaded"] == [] and counts["read"] < 40 << 20
 
 
 def test_a_model_loads_without_asking_python(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

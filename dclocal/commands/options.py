@@ -83,17 +83,19 @@ def open_chosen(
     )
 
 
-def read_question(prompt: str | None, as_json: bool) -> str | None:
-    """The question of -p or of a pipe; None for a conversation.  Raises PromptError for an empty one."""
+def read_question(prompt: str | None, as_json: bool, piped_picture: bool = False) -> str | None:
+    """The question of -p or of a pipe, unless that brings a picture; None for a conversation.
+
+    Raises PromptError for an empty question, UsageError where there has to be one.
+    """
     from dclocal.errors import PromptError
 
-    if prompt is None:
-        if sys.stdin is None:
-            raise click.UsageError("standard input is closed: add < /dev/null")
-        if not sys.stdin.isatty():
-            prompt = sys.stdin.read()
-    if prompt is None and as_json:
-        raise click.UsageError("--json needs a question: add -p TEXT")
+    if sys.stdin is None and (prompt is None or piped_picture):
+        raise click.UsageError("standard input is closed: add < /dev/null")
+    if prompt is None and not piped_picture and not sys.stdin.isatty():
+        prompt = sys.stdin.read()
+    if prompt is None and (as_json or piped_picture):
+        raise click.UsageError(f"{'--json' if as_json else '-'} needs a question: add -p TEXT")
     if prompt is not None and not prompt.strip():
         raise PromptError("the question is empty", "ask something")
     return prompt
