@@ -16,6 +16,8 @@ from dclocal.progress import Progress
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from dclocal.workers import Workers
+
 PICTURES = 64
 TOKENS = 16
 RUNS = 3
@@ -23,19 +25,19 @@ RUNS = 3
 
 def measure_captions(models: Opened, runs: int, progress: Progress) -> list[Measure]:
     """Pictures a second in both ways, in turn, and their ratio; each picture is read from its file."""
-    from dclocal.caption import threads_beside
     from dclocal.session import open_session
+    from dclocal.workers import workers_for
 
     with tempfile.TemporaryDirectory() as folder:
         files = [str(_picture(Path(folder) / f"{number:02}.jpg", number)) for number in range(PICTURES)]
-        each, spare = threads_beside()
-        session = open_session(models.bundle, threads=each)
+        workers = workers_for(len(files))
+        session = open_session(models.bundle, threads=workers.pool)
         _one_by_one(models, files[:2])
         rates: list[tuple[float, float]] = []
         runs = min(runs, RUNS)
         for run in range(runs):
             progress(f"captioning {PICTURES} pictures", run, runs)
-            rates.append((PICTURES / _together(session, spare, files), PICTURES / _one_by_one(models, files)))
+            rates.append((PICTURES / _together(session, workers, files), PICTURES / _one_by_one(models, files)))
         progress(f"captioning {PICTURES} pictures", runs, runs)
     return [
         summary(f"dclocal caption, {PICTURES} pictures", "pictures/s", [together for together, _ in rates]),
@@ -44,12 +46,12 @@ def measure_captions(models: Opened, runs: int, progress: Progress) -> list[Meas
     ]
 
 
-def _together(session: ChatSession, spare: int, files: Sequence[str]) -> float:
+def _together(session: ChatSession, workers: Workers, files: Sequence[str]) -> float:
     from dclocal.caption import caption_all
     from dclocal.frames import VideoRequest
 
     started = time.perf_counter()
-    for line in caption_all(session, files, PROMPT, {"max_tokens": TOKENS}, VideoRequest(), spare):
+    for line in caption_all(session, files, PROMPT, {"max_tokens": TOKENS}, VideoRequest(), workers):
         assert "error" not in line, line["error"]
     return time.perf_counter() - started
 

@@ -1,16 +1,15 @@
 """Many pictures and videos, one line of JSON each: found in a fixed order, written as they are answered, resumable.
 
-The next file is decoded and encoded in a thread while the language model answers about those before it, each with
-threads of its own; answers are generated many at once (`together`).
+Workers take files in turn, each with a share of the cores, and a worker generates many answers at once (`together`).
 """
 
 from __future__ import annotations
 
 import json
 import os
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -18,11 +17,11 @@ from dclocal.chat import Attachment, ChatSession
 from dclocal.errors import UserError
 from dclocal.frames import VideoRequest, attach_video
 from dclocal.images import image_key, load_image, printable
-from dclocal.machine import usable_cores
 from dclocal.picture import encode_picture
 from dclocal.prefetch import prefetch
 from dclocal.together import Line, Ready, Together, reason_of
 from dclocal.video import VideoReader
+from dclocal.workers import Workers
 
 IMAGE_SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".jpe", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".avif", ".mpo"]
@@ -97,40 +96,39 @@ def _path_of(line: bytes) -> str | None:
 
 
 def caption_all(
-    session: ChatSession, paths: Iterable[str], question: str, options: Line, request: VideoRequest, spare: int = 0
+    session: ChatSession,
+    paths: Sequence[str],
+    question: str,
+    options: Line,
+    request: VideoRequest,
+    workers: Workers,
 ) -> Iterator[Line]:
     """A line for each of `paths`, in order: path, kind, answer and ms, or path, kind and error.
 
-    While no file is prepared, the language model gets `spare` threads beside its own.  Close the iterator to stop.
+    Close the iterator to stop.
     """
-    preparing = threading.Event()
+    numbers = iter(range(len(paths)))  # each worker takes the next
 
-    def ready(stop: Callable[[], bool]) -> Iterator[Ready]:
-        for path in paths:
-            if stop():
-                return
-            preparing.set()
-            item = prepare(session, path, question, options.get("max_tokens"), request, stop)
-            preparing.clear()
-            yield item
+    def work(stop: Callable[[], bool]) -> Iterator[tuple[int, Line]]:
+        mine: deque[int] = deque()
+        with workers.working(), closing(Together(session.llm, question, options, workers)) as answers:
+            for number in numbers:
+                if stop():
+                    return
+                mine.append(number)
+                item = prepare(session, paths[number], question, options.get("max_tokens"), request, stop)
+                for line in answers.add(item):
+                    yield mine.popleft(), line
+            for line in answers.rest():
+                yield mine.popleft(), line
 
-    own = getattr(session.llm, "threads", 0)
-    threads = (lambda: own + (0 if preparing.is_set() else spare)) if own and spare else None
-    with (
-        closing(Together(session.llm, question, options, threads)) as answers,
-        closing(prefetch(ready, depth=1)) as items,  # type: ignore[type-var]
-    ):
-        for item in items:
-            yield from answers.add(item)
-        yield from answers.rest()
-
-
-def threads_beside() -> tuple[int, int]:
-    """Of this machine's cores, how many threads encoder and language model get when they work at the same time, and
-    how many more the language model may have while no file is prepared."""
-    cores = usable_cores()
-    each = max(1, cores // 2)
-    return each, cores - each
+    told, early = 0, {}
+    with closing(prefetch(*[work] * workers.count)) as lines:  # type: ignore[type-var]
+        for number, line in lines:
+            early[number] = line
+            while told in early:
+                yield early.pop(told)
+                told += 1
 
 
 def prepare(

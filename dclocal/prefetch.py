@@ -1,4 +1,4 @@
-"""The next item is made in a thread while the last one is used."""
+"""The next items are made in threads while the last one is used."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 Item = TypeVar("Item")
+Make = Callable[[Callable[[], bool]], Iterable[Item]]
 POLL_S = 0.2
 
 
-def prefetch(make: Callable[[Callable[[], bool]], Iterable[Item]], depth: int = 2) -> Iterator[Item]:
-    """What `make` gives, made in a thread, up to `depth` items ahead; its error is raised here, after what it gave.
+def prefetch(*makes: Make[Item], depth: int = 2) -> Iterator[Item]:
+    """What all of `makes` give, each made in a thread of its own, as it comes and up to `depth` items ahead.
 
-    `make` is handed a function that tells whether the work is called off, and should look at it now and then.  Close
-    the iterator (`contextlib.closing`) to call it off: it returns once the thread has ended.
+    An error of one is raised here, after what it gave.  Each is handed a function that tells whether the work is called
+    off, and should look at it now and then.  Close the iterator (`contextlib.closing`) to call it off: it returns once
+    the threads have ended.
     """
     ahead: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(depth)
     called_off = threading.Event()
@@ -27,7 +29,7 @@ def prefetch(make: Callable[[Callable[[], bool]], Iterable[Item]], depth: int = 
             except queue.Full:
                 continue
 
-    def work() -> None:
+    def work(make: Make[Item]) -> None:
         try:
             for item in make(called_off.is_set):
                 put(item, None)
@@ -37,16 +39,20 @@ def prefetch(make: Callable[[Callable[[], bool]], Iterable[Item]], depth: int = 
         except BaseException as error:
             put(None, error)
 
-    thread = threading.Thread(target=work, name="prefetch", daemon=True)
-    thread.start()
+    threads = [threading.Thread(target=work, args=(make,), name="prefetch", daemon=True) for make in makes]
+    for thread in threads:
+        thread.start()
+    going = len(threads)
     try:
-        while True:
+        while going:
             item, error = ahead.get()
             if isinstance(error, StopIteration):
-                return
-            if error is not None:
+                going -= 1
+            elif error is not None:
                 raise error
-            yield item  # type: ignore[misc]
+            else:
+                yield item  # type: ignore[misc]
     finally:
         called_off.set()
-        thread.join()
+        for thread in threads:
+            thread.join()

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from dclocal.chat import Answered, Attachment, ChatSession
 from dclocal.chat_events import Event, LanguageModel, TextPiece
+from dclocal.workers import Workers
 
 if TYPE_CHECKING:
     from dclocal.lanes import Lane, Lanes
 
 MOST_LANES = 8
-LANES_BYTES = 256 << 20
-"""What the memory of all lanes may take."""
+LANES_BYTES = 128 << 20
+"""What the memory of a worker's lanes may take."""
 ROOM_STEP = 64
 Line = dict[str, Any]
 
@@ -39,15 +41,15 @@ class Threaded(Protocol):
 
 
 class Together:
-    """The answers under way.  A file is answered at once and alone where it is a video, for which others would have to
-    wait, where its prompt and answer don't fit a lane, which is made for the first one's, or where the language model
-    has no lanes.  One that fails gets an error in its line.
+    """A worker's answers under way.  A file is answered at once and alone where it is a video, for which others would
+    have to wait, where its prompt and answer don't fit a lane, which is made for the first one's, or where the language
+    model has no lanes.  One that fails gets an error in its line.
 
-    `threads` says how many the language model may have at the moment.
+    The language model has as many threads as are its share of those of the `workers`; its own where they have none.
     """
 
-    def __init__(self, llm: LanguageModel, question: str, options: Line, threads: Callable[[], int] | None = None):
-        self._llm, self._question, self._options, self._threads = llm, question, options, threads
+    def __init__(self, llm: LanguageModel, question: str, options: Line, workers: Workers):
+        self._llm, self._question, self._options, self._workers = llm, question, options, workers
         self._lanes: Lanes | None = None
         self._room = 0
         self._free: list[Lane] = []
@@ -59,8 +61,9 @@ class Together:
         self._told.append(answer)
         if item.session is not None:
             answer.lane = self._lane_for(item)
-            self._set_threads()
-            answer.ask(self._question, self._options)
+            with nullcontext() if answer.lane else self._workers.alone():
+                self._set_threads(self._lanes if answer.lane else self._llm)
+                answer.ask(self._question, self._options)
             self._set_free([answer])
         return self._complete()
 
@@ -96,7 +99,7 @@ class Together:
 
     def _advance(self) -> None:
         """The next piece of every answer that is in a lane."""
-        self._set_threads()
+        self._set_threads(self._lanes)
         started, together = time.perf_counter(), self._under_way()
         for answer in together:
             answer.advance()
@@ -105,10 +108,9 @@ class Together:
             answer.spent_ms += share_ms
         self._set_free(together)
 
-    def _set_threads(self) -> None:
-        for model in (self._lanes, self._llm):
-            if self._threads and isinstance(model, Threaded):
-                model.use_threads(self._threads())
+    def _set_threads(self, model: object) -> None:
+        if self._workers.cores and isinstance(model, Threaded):
+            model.use_threads(self._workers.share)
 
     def _set_free(self, answers: Sequence[_Answer]) -> None:
         self._free += [answer.lane for answer in answers if answer.lane is not None and not answer.under_way]

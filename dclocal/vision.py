@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,8 @@ GPU_BATCH, CPU_BATCH = 8, 2
 
 
 class VisionEncoder:
-    """Encodes pictures; `providers` are those that ONNX Runtime took, `encoded_images` counts its work.
+    """Encodes pictures, also for several threads at once.  `providers` are those that ONNX Runtime took,
+    `encoded_images` counts its work.
 
     Raises BundleError where the graph cannot be loaded, has other inputs or outputs, or gives another shape than
     the manifest says.
@@ -47,6 +49,7 @@ class VisionEncoder:
         self._vision = bundle.manifest.vision
         self.providers: list[str] = self._session.get_providers()
         self.encoded_images = 0
+        self._counting = threading.Lock()
         self._batch = CPU_BATCH if self.providers[0] == "CPUExecutionProvider" else GPU_BATCH
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
@@ -63,7 +66,8 @@ class VisionEncoder:
             raise BundleError(
                 f"vision.onnx gave shape {embeds.shape}, the manifest says {expected}", "pull the bundle again"
             )
-        self.encoded_images += len(pixels)
+        with self._counting:
+            self.encoded_images += len(pixels)
         return embeds
 
 

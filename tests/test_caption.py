@@ -41,6 +41,7 @@ def caption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., in
         chat.llm.answers = answers  # type: ignore[attr-defined]
         monkeypatch.setitem(cli.COMMANDS, "caption", ("dclocal.commands.caption:caption", "Describe many files."))
         monkeypatch.setattr("dclocal.commands.caption.open_chosen", lambda *_, **__: chat)
+        monkeypatch.setattr("dclocal.workers.MOST", 1)  # so that answers are given in the files' order
         return cli.run(["caption", *map(str, arguments)])
 
     return run

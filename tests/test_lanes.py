@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from dclocal import together
+from dclocal import caption, together
 from dclocal.bundle import Bundle, Sampling
 from dclocal.chat import ChatSession
 from dclocal.fake import FakeLLM, FakeVision, fake_bundle
+from dclocal.frames import VideoRequest
 from dclocal.lanes import Lanes
 from dclocal.llm import LLM
 from dclocal.prompt import Embeds, Segment, Tokens
 from dclocal.together import Ready, Together
+from dclocal.workers import Workers
 from tests.tiny_files import read_embeddings
 
 GREEDY = Sampling(temperature=0.0, repeat_penalty=1.0)
@@ -89,6 +93,7 @@ def session(tmp_path: Path, tiny: LLM) -> ChatSession:
 
 
 OPTIONS = {"max_tokens": 6, "temperature": 0.0}
+ALONE = Workers(1, 0)
 
 
 def test_lines_come_in_order_whoever_is_done_first(session: ChatSession) -> None:
@@ -98,7 +103,7 @@ def test_lines_come_in_order_whoever_is_done_first(session: ChatSession) -> None
     for text in systems:
         alone = ChatSession(session.bundle, session.vision, session.llm, text)
         single.append([event for event in alone.ask("What?", **OPTIONS)][-1].answer)  # type: ignore[union-attr, arg-type]
-    several = Together(session.llm, "What?", OPTIONS)
+    several = Together(session.llm, "What?", OPTIONS, ALONE)
     lines = several.add(Ready({"path": "broken", "error": "why"}, None, (), 0.0))
     for number, text in enumerate(systems):
         lines += several.add(asked(number, session, text))
@@ -111,8 +116,35 @@ def test_lines_come_in_order_whoever_is_done_first(session: ChatSession) -> None
     assert all(line["ms"] > line["answer_ms"] > 0 for line in lines[1:])
 
 
+def test_two_workers_tell_their_lines_in_order(session: ChatSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first file is ready only once three of the others are; one is too long for a lane, one fails."""
+    systems = ["a", "bc", "story" * 80, *"defgh"]
+    workers, others = Workers(2, 2), threading.Semaphore(0)
+    shares = set()
+
+    def prepare(session: ChatSession, path: str, *_: object) -> Ready:
+        shares.add(workers.share)
+        if path == "0":
+            for _ in range(3):
+                assert others.acquire(timeout=20)
+        others.release()
+        if path == "4":
+            return Ready({"path": path, "error": "why"}, None, (), 0.0)
+        return asked(int(path), session, systems[int(path)])
+
+    monkeypatch.setattr(caption, "prepare", prepare)
+    paths = [str(number) for number in range(len(systems))]
+    lines = list(caption.caption_all(session, paths, "What?", OPTIONS, VideoRequest(), workers))
+    assert [line["path"] for line in lines] == paths and lines.pop(4)["error"] == "why"
+    del systems[4]
+    for line, text in zip(lines, systems, strict=True):
+        alone = ChatSession(session.bundle, session.vision, session.llm, text)
+        assert line["answer"] == [event for event in alone.ask("What?", **OPTIONS)][-1].answer  # type: ignore[union-attr, arg-type]
+    assert 1 in shares and workers.share == 2
+
+
 def test_a_failure_gives_its_lane_back(session: ChatSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    several = Together(session.llm, "What?", OPTIONS)
+    several = Together(session.llm, "What?", OPTIONS, ALONE)
     lines = several.add(asked(0, session, "a"))
     real = ChatSession._prefill
     monkeypatch.setattr(ChatSession, "_prefill", lambda *_: 1 / 0)
@@ -139,18 +171,17 @@ def test_lanes_take_no_more_memory_than_they_may(session: ChatSession, monkeypat
 
 
 @pytest.mark.bundle
-def test_captions_together_are_those_alone(bundle: Bundle, photographs: list[object]) -> None:
+def test_captions_are_the_answers_of_chat(bundle: Bundle, photographs: list[Image.Image], tmp_path: Path) -> None:
+    """Two workers, each with lanes of its own; the same model on files, one after the other."""
     from dclocal.session import open_session
 
-    models = open_session(bundle)
-    several, single = Together(models.llm, "What is this?", OPTIONS), []
-    lines = []
-    for number, picture in enumerate(photographs[:4]):
+    models, single, files = open_session(bundle), [], []
+    for number, picture in enumerate(photographs[:6]):
         own = ChatSession(bundle, models.vision, models.llm)
-        image = own.attach(picture)  # type: ignore[arg-type]
-        single.append([event for event in own.ask("What is this?", [image], **OPTIONS)][-1].answer)  # type: ignore[union-attr, arg-type]
-        own.turns = ()
-        lines += several.add(Ready({"path": str(number)}, own, (image,), 0.0))
-    lines += several.rest()
-    several.close()
+        single.append([event for event in own.ask("What is this?", [own.attach(picture)], **OPTIONS)][-1].answer)  # type: ignore[union-attr, arg-type]
+        files.append(str(tmp_path / f"{number}.png"))
+        picture.save(files[-1])
+    before = models.vision.encoded_images
+    lines = list(caption.caption_all(models, files, "What is this?", OPTIONS, VideoRequest(), Workers(2, 2)))
     assert [line["answer"] for line in lines] == single
+    assert models.vision.encoded_images - before == len(files)

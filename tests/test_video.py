@@ -186,6 +186,19 @@ def test_calling_off_leaves_no_thread() -> None:
     assert threading.active_count() == before
 
 
+def test_several_threads_give_all_they_have() -> None:
+    """Each waits for the other once, so that one after the other they would never end."""
+    both = threading.Barrier(2)
+
+    def work(stop: Callable[[], bool]):  # type: ignore[no-untyped-def]
+        both.wait(timeout=20)
+        yield from range(5)
+
+    before = threading.active_count()
+    assert sorted(prefetch(work, work)) == sorted([*range(5)] * 2)
+    assert threading.active_count() == before
+
+
 def test_a_threads_error_is_raised_after_what_it_gave() -> None:
     def work(stop: Callable[[], bool]):  # type: ignore[no-untyped-def]
         yield 1

@@ -16,8 +16,6 @@ from dclocal.commands.options import model_options, open_chosen, split_options
 
 QUESTION = "What is this?"
 LINE_EVERY_S = 10.0
-MANY = 3
-"""So many files are worth encoding beside answering; fewer are done sooner with all cores for each."""
 
 
 @click.command(
@@ -46,10 +44,11 @@ def caption(
 
     A file that cannot be read gets a line with "error" and stops nothing.
     """
-    from dclocal.caption import caption_all, find_media, read_done, threads_beside
+    from dclocal.caption import caption_all, find_media, read_done
     from dclocal.errors import PromptError
     from dclocal.frames import VideoRequest
     from dclocal.progress import for_terminal
+    from dclocal.workers import workers_for
 
     model, options = split_options(given)
     if not prompt.strip():
@@ -60,9 +59,9 @@ def caption(
     if not todo:
         print(f"nothing to do: {len(found):,} found, {len(found) - len(todo):,} done already", file=sys.stderr)
         return
-    spare = 0
-    if len(todo) >= MANY and model["threads"] is None and model["checkpoint"] is None:
-        model["threads"], spare = threads_beside()
+    workers = workers_for(len(todo), model["threads"])
+    if model["checkpoint"] is None:
+        model["threads"] = workers.pool
     with for_terminal() as progress:
         session = open_chosen(progress, **model)
     request = VideoRequest(frames=frames, tokens_per_frame=tokens_per_frame)
@@ -70,7 +69,7 @@ def caption(
     with (
         _opened(out) as stream,
         closing(_Rate(len(todo), sys.stderr.isatty() and stream is not sys.stdout)) as rate,
-        closing(caption_all(session, todo, prompt, options, request, spare)) as lines,  # type: ignore[type-var]
+        closing(caption_all(session, todo, prompt, options, request, workers)) as lines,  # type: ignore[type-var]
     ):
         for line in lines:
             print(json.dumps(line), file=stream, flush=True)  # ASCII: a path may hold bytes that are no UTF-8
