@@ -111,7 +111,7 @@ def caption_all(
 
     def work(stop: Callable[[], bool]) -> Iterator[tuple[int, Line]]:
         mine: deque[int] = deque()
-        with workers.working(), closing(Together(session.llm, question, options, workers)) as answers:
+        with workers.working(), closing(Together(session.llm, question, options, workers, stop)) as answers:
             for number in numbers:
                 if stop():
                     return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -46,10 +46,18 @@ class Together:
     model has no lanes.  One that fails gets an error in its line.
 
     The language model has as many threads as are its share of those of the `workers`; its own where they have none.
+    Once `stop` says so no further piece is asked for, and answers that are under way are told by nobody.
     """
 
-    def __init__(self, llm: LanguageModel, question: str, options: Line, workers: Workers):
-        self._llm, self._question, self._options, self._workers = llm, question, options, workers
+    def __init__(
+        self,
+        llm: LanguageModel,
+        question: str,
+        options: Line,
+        workers: Workers,
+        stop: Callable[[], bool] = lambda: False,
+    ):
+        self._llm, self._question, self._options, self._workers, self._stop = llm, question, options, workers, stop
         self._lanes: Lanes | None = None
         self._room = 0
         self._free: list[Lane] = []
@@ -63,13 +71,13 @@ class Together:
             answer.lane = self._lane_for(item)
             with nullcontext() if answer.lane else self._workers.alone():
                 self._set_threads(self._lanes if answer.lane else self._llm)
-                answer.ask(self._question, self._options)
+                answer.ask(self._question, self._options, self._stop)
             self._set_free([answer])
         return self._complete()
 
     def rest(self) -> list[Line]:
         """The lines of all that is still under way."""
-        while self._under_way():
+        while self._under_way() and not self._stop():
             self._advance()
         return self._complete()
 
@@ -140,8 +148,8 @@ class _Answer:
     def under_way(self) -> bool:
         return self._events is not None
 
-    def ask(self, question: str, options: Line) -> None:
-        """Evaluate the prompt, up to the answer's first piece; all of the answer where there is no lane."""
+    def ask(self, question: str, options: Line, stop: Callable[[], bool]) -> None:
+        """Evaluate the prompt, up to the answer's first piece; where there is no lane, all of it until `stop`."""
         session = self._item.session
         assert session is not None
         if self.lane is not None:
@@ -149,7 +157,7 @@ class _Answer:
         started = time.perf_counter()
         self._events = iter(session.ask(question, self._item.attachments, **options))
         self.advance()
-        while self.lane is None and self.under_way:
+        while self.lane is None and self.under_way and not stop():
             self.advance()
         self.spent_ms = 1000 * (time.perf_counter() - started)
 

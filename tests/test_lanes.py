@@ -170,6 +170,19 @@ def test_lanes_take_no_more_memory_than_they_may(session: ChatSession, monkeypat
     assert together.make_lanes(llm, 4096) is None and together.make_lanes(FakeLLM([]), 64) is None
 
 
+def test_who_is_told_to_stop_asks_for_no_further_piece(session: ChatSession) -> None:
+    """A prompt that is too long for a lane is answered alone, to its end; it is not once it is to stop."""
+    pieces = []
+    for stopping in (False, True):
+        several = Together(session.llm, "What?", OPTIONS, ALONE, lambda stopping=stopping: stopping)  # type: ignore[misc]
+        several.add(asked(0, session, "a"))
+        lines = several.add(asked(1, session, "story" * 80))
+        pieces.append(len(session.llm.last_tokens))
+        assert len(lines + several.rest()) == (0 if stopping else 2)
+        several.close()
+    assert pieces[0] > pieces[1] > 0
+
+
 @pytest.mark.bundle
 def test_captions_are_the_answers_of_chat(bundle: Bundle, photographs: list[Image.Image], tmp_path: Path) -> None:
     """Two workers, each with lanes of its own; the same model on files, one after the other."""
