@@ -28,10 +28,10 @@ from dclocal.chat_events import (
 )
 from dclocal.chat_events import Stats as Stats
 from dclocal.errors import PromptError
-from dclocal.prompt import Message, Segment, Tokens, labelled, render, to_segments
+from dclocal.prompt import Message, Segment, Tokens, labelled, part_of, render, shows_picture, to_segments
 from dclocal.repetition import GuardedAnswer
 from dclocal.repetition import unrepeated_length as unrepeated_length
-from dclocal.turns import Turn, answer_stats, first_tokens, milliseconds_since, shows_picture
+from dclocal.turns import Turn, answer_stats, milliseconds_since
 
 if TYPE_CHECKING:
     import numpy as np
@@ -179,7 +179,7 @@ class ChatSession:
                 yield self._encode(key)
         one, other = (self._new_segments(Message("user", text, keys)) for text in ("a", "1"))
         shared = common_prefix(list(segment_cells(one)), list(segment_cells(other)))
-        segments = [*self._past(self.turns), *first_tokens(one, shared)]
+        segments = [*self._past(self.turns), *part_of(one, 0, shared)]
         if segments and (self._text_llm is None or shows_picture(segments)):
             yield from self._prefill(self.llm, segments, stopped)
 
@@ -244,7 +244,7 @@ class ChatSession:
         for count in sorted({*steps, start} - {0}):
             if stopped and stopped():
                 return None
-            llm.prefill(first_tokens(segments, count))
+            llm.prefill(part_of(segments, 0, count))
             if self._memory and count == start:
                 self._memory.remember()
         llm.prefill(segments)

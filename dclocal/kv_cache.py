@@ -11,20 +11,34 @@ import numpy as np
 from dclocal.cells import Cell, Prefill, plan_prefill
 from dclocal.errors import BundleError
 from dclocal.llama_api import llama
-from dclocal.prompt import Embeds, Segment
+from dclocal.prompt import Embeds, Segment, part_of, shows_picture
 
 if TYPE_CHECKING:
     from dclocal.llama_context import Context
 
 
+ROWS = 4
+SPARE = (0, 0, 2, 1)
+"""By how many a batch is filled up, for each number of entries that are left of it; for one it is not worth while."""
+
+
 class KVCache:
     """The cells of sequence `sequence` of a context, each a token id or a row of an image, for at most `n_ctx` of them.
 
-    `renewed` is called after the context was made anew, because it had to grow.
+    `renewed` is called after the context was made anew, because it had to grow.  `rows` gives tokens' embeddings, or
+    None where they have to be evaluated as tokens.
     """
 
-    def __init__(self, context: Context, sequence: int, n_embd: int, renewed: Callable[[], None] = lambda: None):
-        self._context, self.sequence, self._n_embd, self._renewed = context, sequence, n_embd, renewed
+    def __init__(
+        self,
+        context: Context,
+        sequence: int,
+        n_embd: int,
+        rows: Callable[[Sequence[int]], np.ndarray | None],
+        renewed: Callable[[], None] = lambda: None,
+    ):
+        self._context, self.sequence, self._n_embd = context, sequence, n_embd
+        self._rows, self._renewed = rows, renewed
         self.cells: list[Cell] = []
         self.evaluated_tokens = 0
 
@@ -35,18 +49,32 @@ class KVCache:
                 self._check_embeds(segment.values)
         wanted, plan = plan_prefill(self.cells, segments, self._context.n_ctx)
         self.forget_from(plan.reused)
-        start = 0
-        for segment in segments:
-            end = start + len(segment)
-            if end > plan.reused:
-                skip = max(0, plan.reused - start)
-                last = end == len(wanted)
-                if isinstance(segment, Embeds):
-                    self._evaluate_embeds(segment, skip, last)
-                else:
-                    self.evaluate_tokens(segment.ids[skip:], last)
-            start = end
+        missing = part_of(segments, plan.reused)
+        values = self._as_embeddings(missing)
+        if values is not None:
+            self._evaluate_embeds(values, wanted[plan.reused :], True)
+            return plan
+        for number, segment in enumerate(missing, 1):
+            last = number == len(missing)
+            if isinstance(segment, Embeds):
+                start = len(self.cells)
+                self._evaluate_embeds(segment.values, wanted[start : start + len(segment)], last)
+            else:
+                self.evaluate_tokens(segment.ids, last)
         return plan
+
+    def _as_embeddings(self, segments: Sequence[Segment]) -> np.ndarray | None:
+        """Pictures and the text about them in one matrix, so that they are evaluated together; None where there is
+        nothing to gain, or tokens' embeddings cannot be had."""
+        if len(segments) < 2 or not shows_picture(segments):
+            return None
+        values = []
+        for segment in segments:
+            rows = segment.values if isinstance(segment, Embeds) else self._rows(segment.ids)
+            if rows is None:
+                return None
+            values.append(rows)
+        return np.concatenate(values)
 
     def forget_from(self, position: int) -> None:
         """Drop the cells from `position` on, and whatever an interrupted evaluation left behind them."""
@@ -63,7 +91,7 @@ class KVCache:
         """Evaluate tokens after what the cache holds: with the last one's logits, or every one's of the last batch."""
         for start in range(0, len(ids), self._context.batch):
             run = ids[start : start + self._context.batch]
-            batch = token_batch(run)
+            batch = token_batch([*run] + [run[-1]] * self._spare(len(run)))
             self._decode(batch, run, want_logits and start + len(run) == len(ids), every)
 
     def _check_embeds(self, values: np.ndarray) -> None:
@@ -72,27 +100,38 @@ class KVCache:
                 f"image embeddings are {values.dtype} {values.shape}; expected float32 [tokens, {self._n_embd}]"
             )
 
-    def _evaluate_embeds(self, segment: Embeds, skip: int, want_logits: bool) -> None:
-        values = np.ascontiguousarray(segment.values)
-        for start in range(skip, len(values), self._context.batch):
+    def _evaluate_embeds(self, values: np.ndarray, cells: Sequence[Cell], want_logits: bool) -> None:
+        for start in range(0, len(values), self._context.batch):
             rows = values[start : start + self._context.batch]
+            run = cells[start : start + len(rows)]
+            rows = np.concatenate([rows, *[rows[-1:]] * self._spare(len(rows))])
             batch = llama.llama_batch_init(len(rows), self._n_embd, 1)
             ctypes.memmove(batch.embd, rows.ctypes.data, rows.nbytes)
-            cells: list[Cell] = [(segment.key, row) for row in range(start, start + len(rows))]
-            self._decode(batch, cells, want_logits and start + len(rows) == len(values))
+            self._decode(batch, run, want_logits and start + len(run) == len(values))
+
+    def _spare(self, count: int) -> int:
+        """How many entries more than `count` are evaluated sooner, where there is room: llama.cpp's products take ROWS
+        of them at a time, and those that are left one by one (159 entries 98 ms, 160 of them 93)."""
+        spare = SPARE[count % ROWS] if count >= ROWS - 1 else 0
+        room = min(self._context.batch, self._context.n_ctx - len(self.cells))
+        return spare if count + spare <= room else 0
 
     def _decode(self, batch: Any, cells: Sequence[Cell], want_logits: bool, every: bool = False) -> None:
         """Evaluate a batch after what the cache holds, record it and free it; `every` position's logits, or the last's.
 
-        Interrupted between the two, the cache holds more than the record: the next `prefill` cuts it off.
+        The batch has `_spare` entries behind these cells, on which none of them depends; they are dropped again.
+        Interrupted before it is recorded, the cache holds more than the record: the next `prefill` cuts it off.
         """
-        position = len(self.cells)
+        position, spare = len(self.cells), self._spare(len(cells))
+        end, filled = position + len(cells), len(cells) + spare
         try:
-            self.make_room(position + len(cells))
-            for index in range(len(cells)):
-                place(batch, index, position + index, self.sequence, every)
+            self.make_room(position + filled)
+            for index in range(filled):
+                place(batch, index, position + index, self.sequence, every and index < len(cells))
             batch.logits[len(cells) - 1] = want_logits
-            evaluate(self._context, batch, len(cells))
+            evaluate(self._context, batch, filled)
+            if spare:
+                llama.llama_memory_seq_rm(self._context.memory, self.sequence, end, -1)
             self.record(cells)
         finally:
             llama.llama_batch_free(batch)

@@ -32,7 +32,7 @@ class Lanes:
         self.evaluations = 0
         self.newest: Lane | None = None
         """The lane whose logits llama.cpp holds."""
-        self.lanes = tuple(Lane(self, self._context, llm.model, number) for number in range(count))
+        self.lanes = tuple(Lane(self, self._context, llm, number) for number in range(count))
 
     def step(self) -> None:
         """Evaluate what was drawn in all lanes, and draw what follows."""
@@ -75,10 +75,10 @@ class Lane(Speaker):
     `drawn` is the token that awaits evaluation, if there is one, and `sampler` draws those that follow.
     """
 
-    def __init__(self, lanes: Lanes, context: Context, model: Any, number: int):
-        super().__init__(model)
+    def __init__(self, lanes: Lanes, context: Context, llm: LLM, number: int):
+        super().__init__(llm.model)
         self._lanes, self.number = lanes, number
-        self._cache = KVCache(context, number, self.n_embd)
+        self._cache = KVCache(context, number, self.n_embd, llm.token_rows)
         self.n_ctx = context.n_ctx
         self._segments: Sequence[Segment] = ()
         self.drawn: int | None = None

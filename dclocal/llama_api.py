@@ -1,4 +1,4 @@
-"""llama.cpp's C functions, as `llama`, and which build of them this is.
+"""llama.cpp's C functions, as `llama`, those of ggml below it, and which build of them this is.
 
 Importing the package `llama_cpp` imports its Python classes as well, with a template engine and a cache on disk that
 nothing here uses: 50 ms of every start.  So its module of C functions is loaded without it.
@@ -6,6 +6,7 @@ nothing here uses: 50 ms of every start.  So its module of C functions is loaded
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import sys
@@ -29,6 +30,14 @@ def _functions() -> ModuleType:
 
 
 llama: Any = _functions()
+
+
+def ggml() -> ctypes.CDLL:
+    """ggml's own functions: those below llama.cpp's.  Only Windows does not find them through its library."""
+    if os.name != "nt":
+        library: ctypes.CDLL = llama._lib
+        return library
+    return ctypes.CDLL(os.path.join(os.path.dirname(llama.__file__), "lib", "ggml-base.dll"))
 
 
 def build() -> str:

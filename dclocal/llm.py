@@ -22,6 +22,7 @@ from dclocal.llama_model import load_model
 from dclocal.machine import usable_cores
 from dclocal.prompt import Segment
 from dclocal.speaker import Speaker
+from dclocal.token_embeddings import TokenEmbeddings
 
 
 class LLM(Speaker):
@@ -53,7 +54,8 @@ class LLM(Speaker):
             raise
         self.n_ctx: int = self._context.n_ctx
         self._adapters = Adapters(self.model, self._context, adapters or {})
-        self._cache = KVCache(self._context, SEQUENCE, self.n_embd, self._adapters.renew)
+        self._tokens = TokenEmbeddings(path, self.model, self.n_embd)
+        self._cache = KVCache(self._context, SEQUENCE, self.n_embd, self.token_rows, self._adapters.renew)
 
     def _open_context(self, path: Path, n_ctx: int, threads: int) -> Context:
         return Context(self.model, path, n_ctx, threads)
@@ -134,6 +136,11 @@ class LLM(Speaker):
         self._cache.make_room(len(cells))
         self._opened.restore(state)
         self.cells[:] = cells
+
+    def token_rows(self, ids: Sequence[int]) -> np.ndarray | None:
+        """Tokens' embeddings, float32 `[len(ids), n_embd]`; None where they cannot be had, or an adapter may change
+        them."""
+        return None if self.adapters else self._tokens.rows(ids)
 
     def use_threads(self, threads: int) -> None:
         """Evaluate with so many from now on."""

@@ -69,6 +69,31 @@ class Embeds:
 Segment = Tokens | Embeds
 
 
+def shows_picture(segments: Sequence[Segment]) -> bool:
+    """Whether a picture is a part of this prompt."""
+    return any(isinstance(segment, Embeds) for segment in segments)
+
+
+def part_of(segments: Sequence[Segment], start: int, end: int | None = None) -> list[Segment]:
+    """The tokens from `start` up to `end`, or all that follow; a segment in which they begin or end is cut."""
+    part: list[Segment] = []
+    for segment in segments:
+        length = len(segment)
+        first, last = max(start, 0), length if end is None else min(end, length)
+        if first < last:
+            whole = first == 0 and last == length
+            part.append(segment if whole else _cut(segment, first, last))
+        start -= length
+        end = None if end is None else end - length
+    return part
+
+
+def _cut(segment: Segment, first: int, last: int) -> Segment:
+    if isinstance(segment, Embeds):
+        return Embeds(segment.key, segment.values[first:last])
+    return Tokens(segment.ids[first:last])
+
+
 def render(
     prompt_format: PromptFormat, messages: Sequence[Message], *, answer_next: bool = False, opening: bool = True
 ) -> list[Piece]:

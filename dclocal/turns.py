@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dclocal.chat_events import ImageEncoded, PromptReady, Stats
-from dclocal.prompt import Embeds, Message, Segment, Tokens
+from dclocal.prompt import Embeds, Message, Segment
 from dclocal.repetition import GuardedAnswer
 
 if TYPE_CHECKING:
@@ -25,22 +25,6 @@ class Turn:
     segments: tuple[Segment, ...]
     answer: str = ""
     ids: tuple[int, ...] = ()
-
-
-def first_tokens(segments: Sequence[Segment], count: int) -> list[Segment]:
-    """The segments up to their first `count` tokens; the last is cut where they end in it."""
-    first: list[Segment] = []
-    for segment in segments:
-        if count <= 0:
-            break
-        if len(segment) <= count:
-            first.append(segment)
-        elif isinstance(segment, Embeds):
-            first.append(Embeds(segment.key, segment.values[:count]))
-        else:
-            first.append(Tokens(segment.ids[:count]))
-        count -= len(segment)
-    return first
 
 
 def answer_stats(
@@ -63,11 +47,6 @@ def answer_stats(
         answer_tokens=tokens,
         image_cached=bool(encoded) and all(event.cached for event in encoded),
     )
-
-
-def shows_picture(segments: Sequence[Segment]) -> bool:
-    """Whether a picture is a part of this prompt."""
-    return any(isinstance(segment, Embeds) for segment in segments)
 
 
 def milliseconds_since(started: float) -> float:

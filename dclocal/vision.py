@@ -33,8 +33,8 @@ class VisionEncoder:
         options.log_severity_level = 3
         options.intra_op_num_threads = threads or usable_cores()
         options.enable_mem_pattern = False  # it holds a second block for all that a run needs
-        # Threads that wait for more pictures would take the cores from the language model, which comes next.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Threads that waited for another picture would take the cores from the language model, which comes next.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         known = onnxruntime.get_available_providers()
         providers = [provider for provider in PREFERRED_PROVIDERS if provider in known]
         try:

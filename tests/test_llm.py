@@ -36,13 +36,48 @@ def test_long_prompts_go_in_batches(tiny: LLM, tiny_gguf: Path) -> None:
     tiny.prefill([Tokens(ids)])
     np.testing.assert_allclose(tiny.logits(), expected, atol=1e-4)
     assert tiny.evaluated_tokens == len(tiny.cells) == 1300
-    start, middle, end = Tokens(ids[:5]), ids[5:1290], Tokens(ids[1290:])
+    expected = tiny.logits()
     tiny.prefill([Tokens((9,))])  # forget all
-    tiny.prefill([start, Tokens(middle), end])
-    expected = tiny.logits()  # same runs, same kernels: equal to the bit; other lengths round otherwise
-    tiny.prefill([Tokens((9,))])
-    tiny.prefill([start, Embeds("video", read_embeddings(tiny_gguf)[list(middle)]), end])
-    np.testing.assert_array_equal(tiny.logits(), expected)
+    rows = read_embeddings(tiny_gguf)
+    tiny.prefill([Tokens(ids[:5]), Embeds("video", rows[list(ids[5:1290])]), Tokens(ids[1290:])])
+    np.testing.assert_array_equal(tiny.logits(), expected)  # the same batches: equal to the bit
+
+
+@pytest.mark.parametrize("length", range(1, 10))
+def test_a_batch_is_filled_up_without_a_trace(tiny: LLM, length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fills it up to a multiple of four stands behind the last cell, and neither counts nor stays."""
+    ids = tuple(range(30, 30 + length))
+    for token in ids:
+        tiny.prefill([Tokens(ids[: ids.index(token) + 1])])  # one by one: never filled up
+    expected, real = tiny.logits(), llama.llama_decode
+    batches: list[int] = []
+
+    def counted(context: object, batch: llama.llama_batch) -> int:
+        batches.append(batch.n_tokens)
+        return int(real(context, batch))
+
+    monkeypatch.setattr(llama, "llama_decode", counted)
+    tiny.forget()
+    before = tiny.evaluated_tokens
+    assert tiny.prefill([Tokens(ids)]).evaluated == tiny.evaluated_tokens - before == len(tiny.cells) == length
+    assert batches == [{3: 4, 6: 8, 7: 8}.get(length, length)]
+    np.testing.assert_allclose(tiny.logits(), expected, atol=1e-3)
+    memory = llama.llama_get_memory(tiny._pointer)
+    assert llama.llama_memory_seq_pos_max(memory, 0) == length - 1
+    tiny.prefill([Tokens((*ids, 99))])
+    followed = tiny.logits()
+    tiny.forget()
+    tiny.prefill([Tokens((*ids, 99))])
+    np.testing.assert_allclose(followed, tiny.logits(), atol=1e-3)
+
+
+def test_a_full_batch_or_context_is_not_filled_up(tiny_gguf: Path) -> None:
+    """llama.cpp aborts the process where a batch is larger than it was told, and refuses cells it has no room for."""
+    for room in (301, 302, 303):
+        with LLM(tiny_gguf, n_ctx=room) as model:
+            for length in range(model.n_ctx - 4, model.n_ctx):
+                model.forget()
+                assert model.prefill([Tokens((7,) * length)]).evaluated == length
 
 
 def test_contexts_shorter_than_a_batch(tiny_gguf: Path) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from dclocal.errors import UserError
 from dclocal.kv_cache import KVCache
-from dclocal.llama_api import llama
+from dclocal.llama_api import ggml, llama
 from dclocal.llama_context import SEQUENCE, Context
 from dclocal.llm import LLM
 from dclocal.progress import Progress, silent
@@ -51,9 +51,7 @@ class _Tensor(ctypes.Structure):
 @functools.cache
 def _ggml() -> Any:
     """The library's own functions on tensors."""
-    folder = Path(llama.__file__).parent / "lib"
-    names = ("libggml-base.so", "libggml-base.dylib", "ggml-base.dll")
-    library = ctypes.CDLL(str(next(folder / name for name in names if (folder / name).is_file())))
+    library = ggml()
     library.ggml_get_name.restype = library.ggml_op_desc.restype = ctypes.c_char_p
     library.ggml_nbytes.restype = ctypes.c_size_t
     for function in (library.ggml_get_name, library.ggml_op_desc, library.ggml_nbytes):
@@ -64,7 +62,10 @@ def _ggml() -> Any:
 
 
 class _EveryPosition(KVCache):
-    """A cache that wants every position's logits: else the last layer computes one position alone."""
+    """A cache that wants every position's logits, else the last layer computes one position alone, and no others."""
+
+    def _spare(self, count: int) -> int:
+        return 0
 
     def _decode(self, batch: Any, cells: Sequence[Any], want_logits: bool, every: bool = False) -> None:
         super()._decode(batch, cells, True, True)
@@ -79,7 +80,7 @@ class _Collector(LLM):
         self.failure: Exception | None = None
         self._callback = llama.ggml_backend_sched_eval_callback(self._watch)
         super().__init__(path, n_ctx=n_ctx)
-        self._cache = _EveryPosition(self._opened, SEQUENCE, self.n_embd)
+        self._cache = _EveryPosition(self._opened, SEQUENCE, self.n_embd, self.token_rows)
 
     def _open_context(self, path: Path, n_ctx: int, threads: int) -> Context:
         return Context(self.model, path, n_ctx, threads, on_tensor=self._callback)
