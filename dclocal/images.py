@@ -13,6 +13,7 @@ import os
 import stat
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -29,6 +30,7 @@ MAX_PIXELS = 128_000_000
 MAX_FILE_BYTES = 256 << 20
 MAX_SQUARE = 8192
 """A picture whose padded square would have longer sides than this is shrunk before it is padded."""
+STRIP_PIXELS = 1 << 20
 QUIET = logging.NullHandler()
 
 
@@ -226,6 +228,23 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey).convert("RGB")
 
 
+def _narrowed(image: Image.Image, width: int) -> Image.Image:
+    """Each row resized to `width`; of a large picture two threads resize a strip each."""
+    height, rows = image.height, max(1, STRIP_PIXELS // image.width)
+    if height <= rows:
+        return image.resize((width, height), Image.Resampling.BICUBIC)
+
+    def strip(top: int) -> Image.Image:
+        bottom = min(top + rows, height)
+        return image.crop((0, top, image.width, bottom)).resize((width, bottom - top), Image.Resampling.BICUBIC)
+
+    narrow, tops = Image.new("RGB", (width, height)), range(0, height, rows)
+    with ThreadPoolExecutor(2) as pool:
+        for top, part in zip(tops, pool.map(strip, tops)):
+            narrow.paste(part, (0, top))
+    return narrow
+
+
 def _pad_to_square(image: Image.Image, mean: Sequence[float], size: int) -> Image.Image:
     """The picture in the middle of a square, which is to be resized to `size`.  A wide one has that width already:
     Pillow resizes rows first, so that the rows above and below need not take part, and the result is the same."""
@@ -239,7 +258,7 @@ def _pad_to_square(image: Image.Image, mean: Sequence[float], size: int) -> Imag
         image, side = image.resize((width, height), Image.Resampling.BICUBIC), MAX_SQUARE
     across = side
     if width == side:
-        image = image.resize((size, height), Image.Resampling.BICUBIC)
+        image = _narrowed(image, size)
         across = width = size
     red, green, blue = (int(channel * 255) for channel in mean)
     square = Image.new("RGB", (across, side), (red, green, blue))
