@@ -5,6 +5,7 @@ Workers take files in turn, each with a share of the cores, and a worker generat
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 from dclocal.chat import Attachment, ChatSession
 from dclocal.errors import UserError
 from dclocal.frames import VideoRequest, attach_video
-from dclocal.images import image_key, load_image, printable
+from dclocal.images import load_image, printable
 from dclocal.picture import encode_picture
 from dclocal.prefetch import prefetch
 from dclocal.together import Line, Ready, Together, reason_of
@@ -162,4 +163,5 @@ def _attach_image(session: ChatSession, path: str) -> Attachment:
     bundle, started = session.bundle, time.perf_counter()
     image = load_image(path)
     embeds = encode_picture(image, bundle.manifest.vision, session.vision.encode, bundle.read_newline())
-    return session.attach_embeds(image_key(image), embeds, encode_ms=1000 * (time.perf_counter() - started))
+    key = hashlib.sha256(embeds.tobytes()).hexdigest()  # a picture's own takes 6 ms where it is large
+    return session.attach_embeds(key, embeds, encode_ms=1000 * (time.perf_counter() - started))
