@@ -30,7 +30,7 @@ MAX_PIXELS = 128_000_000
 MAX_FILE_BYTES = 256 << 20
 MAX_SQUARE = 8192
 """A picture whose padded square would have longer sides than this is shrunk before it is padded."""
-STRIP_PIXELS = 1 << 20
+STRIP_PIXELS = 1 << 21
 QUIET = logging.NullHandler()
 
 
