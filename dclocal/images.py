@@ -31,6 +31,7 @@ MAX_FILE_BYTES = 256 << 20
 MAX_SQUARE = 8192
 """A picture whose padded square would have longer sides than this is shrunk before it is padded."""
 STRIP_PIXELS = 1 << 21
+"""What a thread resizes in one go; smaller pictures gain little by a second thread."""
 QUIET = logging.NullHandler()
 
 

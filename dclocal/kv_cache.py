@@ -120,19 +120,19 @@ class KVCache:
         """Evaluate a batch after what the cache holds, record it and free it; `every` position's logits, or the last's.
 
         The batch has `_spare` entries behind these cells, on which none of them depends; they are dropped again.
-        Interrupted before it is recorded, the cache holds more than the record: the next `prefill` cuts it off.
+        Interrupted on the way, the cache holds more than the record: the next `prefill` cuts it off.
         """
         position, spare = len(self.cells), self._spare(len(cells))
-        end, filled = position + len(cells), len(cells) + spare
+        filled = len(cells) + spare
         try:
             self.make_room(position + filled)
             for index in range(filled):
                 place(batch, index, position + index, self.sequence, every and index < len(cells))
             batch.logits[len(cells) - 1] = want_logits
             evaluate(self._context, batch, filled)
-            if spare:
-                llama.llama_memory_seq_rm(self._context.memory, self.sequence, end, -1)
             self.record(cells)
+            if spare:
+                self.forget_from(len(self.cells))
         finally:
             llama.llama_batch_free(batch)
 

@@ -48,13 +48,13 @@ class LLM(Speaker):
         """llama.cpp's."""
         super().__init__(self.model)
         try:
+            self._tokens = TokenEmbeddings(path, self.model, self.n_embd)
             self._context = self._open_context(path, n_ctx, self.threads)
         except BaseException:
             self.close()
             raise
         self.n_ctx: int = self._context.n_ctx
         self._adapters = Adapters(self.model, self._context, adapters or {})
-        self._tokens = TokenEmbeddings(path, self.model, self.n_embd)
         self._cache = KVCache(self._context, SEQUENCE, self.n_embd, self.token_rows, self._adapters.renew)
 
     def _open_context(self, path: Path, n_ctx: int, threads: int) -> Context:

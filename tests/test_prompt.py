@@ -7,7 +7,7 @@ import pytest
 
 from dclocal.errors import BundleError, PromptError
 from dclocal.formats import FORMATS, PromptFormat
-from dclocal.prompt import Embeds, Message, Tokens, render, to_segments
+from dclocal.prompt import Embeds, Message, Tokens, part_of, render, to_segments
 
 CHATML = FORMATS["chatml"]
 TALK = [Message("user", "What is this?", ("k",)), Message("assistant", "a cat"), Message("user", "Sure?")]
@@ -73,3 +73,20 @@ def test_wrong_role_and_format_are_named() -> None:
     with pytest.raises(BundleError, match="answer_end"):
         PromptFormat.from_dict({key: value for key, value in CHATML.to_dict().items() if key != "answer_end"})
     assert PromptFormat.from_dict(CHATML.to_dict()) == CHATML
+
+
+def test_a_part_of_a_prompt_is_what_stands_there() -> None:
+    """From any token to any other, and no segment without tokens."""
+    rows = np.arange(12, dtype=np.float32).reshape(4, 3)
+    segments = [Tokens((1, 2, 3)), Embeds("k", rows), Tokens((4,))]
+
+    def flat(part: list[Tokens | Embeds]) -> list[object]:
+        assert all(len(segment) for segment in part)
+        return [one for each in part for one in (each.ids if isinstance(each, Tokens) else each.values[:, 0].tolist())]
+
+    everything = flat(segments)
+    for start in range(10):
+        assert flat(part_of(segments, start)) == everything[start:]
+        for end in range(10):
+            assert flat(part_of(segments, start, end)) == everything[start:end]
+    assert part_of(segments, 0)[1] is segments[1]
