@@ -1,6 +1,6 @@
 """`python -m dclocal`."""
 
-from dclocal.cli import main
+from dclocal.entry import main
 
 if __name__ == "__main__":
     main()

@@ -219,6 +219,7 @@ def ask_twice(models: Opened) -> tuple[float, float]:
     session = ChatSession(models.bundle, models.vision, models.llm)
     attached = session.attach(models.image)
     first = _first_token_ms(session.ask(PROMPT, [attached], max_tokens=16))
+    session.settle()
     return first, _first_token_ms(session.ask(FOLLOW_UP, max_tokens=16))
 
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from dclocal.benchmark import Opened
 from dclocal.bundle import Bundle
 from dclocal.errors import UserError
+from dclocal.places import DEFAULT, home
 from dclocal.progress import Progress
-from dclocal.store import DEFAULT, home, parts_folder
+from dclocal.store import parts_folder
 from dclocal.vision import INPUT, OUTPUT
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from dclocal.chat import Attachment, ChatSession
 from dclocal.errors import UserError
+from dclocal.files import printable
 from dclocal.frames import VideoRequest, attach_video
-from dclocal.images import load_image, printable
+from dclocal.images import load_image
 from dclocal.picture import encode_picture
 from dclocal.prefetch import prefetch
 from dclocal.together import Line, Ready, Together, reason_of

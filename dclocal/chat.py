@@ -65,7 +65,7 @@ class ChatSession:
         self._text_llm = text_llm
         self._newline, self.system = bundle.read_newline(), system
         self._numbers: dict[str, int] = {}
-        self._images: dict[str, Image] = {}
+        self._images: dict[str, Callable[[], Image]] = {}
         self._embeds: dict[str, np.ndarray] = {}
         self._encode_ms: dict[str, float] = {}
         self._labels: dict[str, str] = {}
@@ -90,8 +90,11 @@ class ChatSession:
         """Make an image known, by its `image_key` where that was made; the same content keeps its number."""
         from dclocal.images import image_key
 
-        key = key or image_key(image)
-        self._images.setdefault(key, image)
+        return self.attach_late(lambda: image, key or image_key(image))
+
+    def attach_late(self, load: Callable[[], Image], key: str) -> Attachment:
+        """The same of an image that is loaded only where nothing is known of it."""
+        self._images.setdefault(key, load)
         return self._numbered(key)
 
     def attach_embeds(self, key: str, embeds: np.ndarray, *, label: str = "", encode_ms: float = 0.0) -> Attachment:
@@ -183,6 +186,10 @@ class ChatSession:
         if segments and (self._text_llm is None or shows_picture(segments)):
             yield from self._prefill(self.llm, segments, stopped)
 
+    def settle(self) -> None:
+        """Get ready for the next question, while nobody waits for anything."""
+        self.llm.settle()
+
     def add_turn(self, text: str, images: Sequence[Attachment], answer: str) -> None:
         """Add a turn that was said elsewhere: its pictures are encoded, the next question evaluates the rest."""
         keys = tuple(attachment.key for attachment in images)
@@ -256,34 +263,39 @@ class ChatSession:
 
     def _check_room(self, keys: Sequence[str]) -> None:
         """Refuse pictures that fill the context by themselves, before the time to encode them is spent."""
-        from dclocal.picture import picture_tokens
-
-        spec = self.bundle.manifest.vision
-        tokens = sum(
-            len(self._embeds[key]) if key in self._embeds else picture_tokens(self._images[key].size, spec)
-            for key in keys
-        )
+        tokens = sum(map(self._tokens_of, keys))
         if tokens >= self.llm.n_ctx:
             which = "the picture takes" if len(keys) == 1 else f"the {len(keys)} pictures take"
             raise PromptError(
                 f"{which} {tokens} tokens, the context holds {self.llm.n_ctx}", "send fewer or smaller pictures"
             )
 
-    def _encode(self, key: str) -> ImageEncoded:
-        from dclocal.picture import encode_picture
+    def _tokens_of(self, key: str) -> int:
+        if self._knows(key):
+            return len(self._embeds[key])
+        from dclocal.picture import picture_tokens  # with Pillow, as below
 
+        return picture_tokens(self._images[key]().size, self.bundle.manifest.vision)
+
+    def _encode(self, key: str) -> ImageEncoded:
         if key in self._encode_ms:
             return ImageEncoded(key, False, self._encode_ms.pop(key))
         started = time.perf_counter()
-        if self._memory and key not in self._embeds and (known := self._memory.embeds(key)) is not None:
-            self._embeds[key] = known
-        cached = key in self._embeds
+        cached = self._knows(key)
         if not cached:
+            from dclocal.picture import encode_picture
+
             spec = self.bundle.manifest.vision
-            self._embeds[key] = encode_picture(self._images[key], spec, self.vision.encode, self._newline)
+            self._embeds[key] = encode_picture(self._images[key](), spec, self.vision.encode, self._newline)
             if self._memory:
                 self._memory.keep_embeds(key, self._embeds[key])
         return ImageEncoded(key, cached, milliseconds_since(started))
+
+    def _knows(self, key: str) -> bool:
+        """Whether a picture's embeddings are there, or were found out by an earlier run."""
+        if self._memory and key not in self._embeds and (known := self._memory.embeds(key)) is not None:
+            self._embeds[key] = known
+        return key in self._embeds
 
     def _past(self, turns: Sequence[Turn]) -> list[Segment]:
         """The prompt up to the end of these turns, as it was evaluated."""

@@ -11,12 +11,15 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dclocal import __version__
 from dclocal.errors import UserError
+
+if TYPE_CHECKING:
+    from dclocal.entry import Ahead
 
 # name → (module:function, short help)
 COMMANDS = {
@@ -96,17 +99,20 @@ def cli() -> None:
     """
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command and exit: 0 success, 2 a user's mistake, 1 a fault, 130 Ctrl-C."""
-    status = run(arguments)
+def main(arguments: Sequence[str] | None = None, ahead: Ahead | None = None) -> None:
+    """Run a command and exit: 0 success, 2 a user's mistake, 1 a fault, 130 Ctrl-C.
+
+    `ahead` is what `entry` began to load for it.
+    """
+    status = run(arguments, ahead)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the work is done: Ctrl-C on the way out changes nothing
     sys.exit(status)
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
+def run(arguments: Sequence[str] | None = None, ahead: Ahead | None = None) -> int:
     """Run a command; returns the exit status."""
     try:
-        result = cli.main(args=arguments, prog_name="dclocal", standalone_mode=False)
+        result = cli.main(args=arguments, prog_name="dclocal", standalone_mode=False, obj=ahead)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as ended:

@@ -168,7 +168,7 @@ def _value(key: str, value: object) -> str:
 
 def _cell(text: str) -> str:
     """One line of printable text, cut where it is very long."""
-    from dclocal.images import printable  # it needs numpy and Pillow
+    from dclocal.files import printable  # it needs numpy and Pillow
 
     text = printable(text)
     return text if len(text) <= MAX_CELL else f"{text[:MAX_CELL]}…"

@@ -117,7 +117,8 @@ def _runtimes(missing: list[str], problems: list[str]) -> dict[str, str]:
 
 def _store(problems: list[str]) -> tuple[dict[str, Any], bool]:
     """Facts of the folder that bundles live in, and whether a bundle is there or can be built."""
-    from dclocal.store import BUILD_BYTES, home, installed, parts_folder
+    from dclocal.places import home
+    from dclocal.store import BUILD_BYTES, installed, parts_folder
 
     folder = home()
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())

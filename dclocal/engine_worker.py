@@ -135,6 +135,7 @@ class Worker:
         if self._stopped():
             raise Stopped
         self._send(ready or messages.Prepared(request.request, 0, 0))
+        self._chat.settle()
 
     def _ask(self, request: messages.Ask) -> None:
         turn = len(self._chat.turns) if request.turn is None else request.turn
@@ -195,6 +196,7 @@ class Worker:
                 memory_bytes(),
             )
         )
+        self._chat.settle()
 
     def _reset(self, request: messages.Reset) -> None:
         if request.system is not None:

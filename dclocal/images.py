@@ -10,10 +10,8 @@ import importlib
 import io
 import logging
 import os
-import stat
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -22,12 +20,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dclocal.bundle import ImageSpec
 from dclocal.errors import ImageError
+from dclocal.files import MAX_FILE_BYTES, printable, read_file
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF")  # JPEG opens MPO too
 RARE_FORMATS = ("WebP", "Tiff", "Avif")
 """Pillow's names of readers that it imports, with thirty others, when no common one knows a picture."""
 MAX_PIXELS = 128_000_000
-MAX_FILE_BYTES = 256 << 20
 MAX_SQUARE = 8192
 """A picture whose padded square would have longer sides than this is shrunk before it is padded."""
 STRIP_PIXELS = 1 << 21
@@ -47,7 +45,7 @@ def load_image(source: str | Path | bytes) -> Image.Image:
 
         return decode(fetch_url(source), source)
     path = os.path.expanduser(source)  # which leaves ~name alone where there is no such user
-    return decode(_read_file(path), path)
+    return decode(read_file(path), path)
 
 
 def decode(data: bytes, name: str) -> Image.Image:
@@ -78,11 +76,6 @@ def decode(data: bytes, name: str) -> Image.Image:
         raise ImageError(f"{name} {reason} ({detail})", "give the whole file") from error
 
 
-def printable(text: str) -> str:
-    """`text` on one line: line breaks, control characters and undecodable bytes as escapes."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
 def to_pixels(images: Sequence[Image.Image], spec: ImageSpec) -> np.ndarray:
     """Normalised pixels, float32 `[n, 3, size, size]`: fitted, resized bicubic with antialiasing, (value − mean)/std.
 
@@ -106,36 +99,6 @@ def image_key(image: Image.Image) -> str:
     digest = hashlib.sha256(repr(image.size).encode())
     digest.update(image.tobytes())
     return digest.hexdigest()[:32]
-
-
-def _read_file(path: str) -> bytes:
-    """The bytes of a regular file of bounded size; what stands there is checked again once it is open."""
-    name = printable(path)
-    try:
-        _check_file(os.stat(path), name)
-        with open(path, "rb", opener=_open_without_waiting) as stream:
-            _check_file(os.fstat(stream.fileno()), name)
-            return stream.read(MAX_FILE_BYTES + 1)  # it may still grow; `decode` counts
-    except FileNotFoundError as error:
-        raise ImageError(f"{name} does not exist", "check the path") from error
-    except OSError as error:
-        raise ImageError(f"{name} cannot be read ({error.strerror})", "check the path and its permissions") from error
-    except ValueError as error:  # a NUL character, or one that the file system cannot encode
-        raise ImageError(f"{name} cannot be a file's name ({printable(str(error))})", "check the path") from error
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    """A pipe put there meanwhile must not hold us up."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def _check_file(status: os.stat_result, name: str) -> None:
-    if stat.S_ISDIR(status.st_mode):
-        raise ImageError(f"{name} is a folder", "name a picture in it")
-    if not stat.S_ISREG(status.st_mode):
-        raise ImageError(f"{name} is not a regular file", "name a picture, or pipe it in as -")
-    if status.st_size > MAX_FILE_BYTES:
-        raise ImageError(f"{name} has {status.st_size:,} bytes", f"use at most {MAX_FILE_BYTES:,}")
 
 
 @contextmanager
@@ -238,6 +201,8 @@ def _narrowed(image: Image.Image, width: int) -> Image.Image:
     def strip(top: int) -> Image.Image:
         bottom = min(top + rows, height)
         return image.crop((0, top, image.width, bottom)).resize((width, bottom - top), Image.Resampling.BICUBIC)
+
+    from concurrent.futures import ThreadPoolExecutor  # which most pictures do not need
 
     narrow, tops = Image.new("RGB", (width, height)), range(0, height, rows)
     with ThreadPoolExecutor(2) as pool:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,13 +23,15 @@ from dclocal.errors import BundleError, UserError
 from dclocal.prompt import Embeds, Segment
 
 if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
     from dclocal.llm import LLM
 
 FOLDER = "pictures"
 LIMIT = "DCLOCAL_PICTURE_CACHE_MB"
 DEFAULT_LIMIT_MB = 256
 DIGEST_BYTES = 16
-EMBEDS, STATE = ".embeds", ".state"
+EMBEDS, STATE, FILE = ".embeds", ".state", ".file"
 MAX_STATE_CELLS = 768
 """A longer start of a prompt is evaluated anew: its state would take more room than many pictures'."""
 
@@ -49,6 +50,17 @@ class KnownPictures:
     def knows(self, key: str) -> bool:
         """Whether there is an entry for a picture's embeddings, which may still turn out to be damaged."""
         return self._named(EMBEDS, key).exists()
+
+    def key_of(self, data: bytes) -> str | None:
+        """The key of the picture in a file of these bytes, where its embeddings are known too."""
+        key = self._read(self._named(FILE, hashlib.sha256(data).hexdigest()))
+        if key is None or not self.knows(key.decode(errors="replace")):
+            return None
+        return key.decode(errors="replace")
+
+    def keep_key(self, data: bytes, key: str) -> None:
+        """Keep which picture a file of these bytes holds."""
+        self._write(self._named(FILE, hashlib.sha256(data).hexdigest()), key.encode())
 
     def embeds(self, key: str) -> np.ndarray | None:
         """A picture's embeddings, float32 `[tokens, n_embd]`; None where they are not known."""
@@ -87,6 +99,8 @@ class KnownPictures:
         return None
 
     def _write(self, path: Path, content: bytes) -> None:
+        import tempfile
+
         with suppress(OSError):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._make_room(len(content) + DIGEST_BYTES)
@@ -120,7 +134,13 @@ class PictureMemory:
 
     def __init__(self, known: KnownPictures, llm: LLM):
         self._known, self._llm = known, llm
-        self._writer = ThreadPoolExecutor(1)  # joined when the interpreter ends
+
+    @cached_property
+    def _writer(self) -> ThreadPoolExecutor:
+        """Joined when the interpreter ends."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        return ThreadPoolExecutor(1)
 
     def embeds(self, key: str) -> np.ndarray | None:
         """A picture's embeddings, float32 `[tokens, n_embd]`, where they are known."""
@@ -129,6 +149,10 @@ class PictureMemory:
     def keep_embeds(self, key: str, embeds: np.ndarray) -> None:
         """Keep a picture's embeddings, in the background."""
         self._writer.submit(self._known.keep_embeds, key, embeds)
+
+    def keep_key(self, data: bytes, key: str) -> None:
+        """Keep which picture a file of these bytes holds, in the background."""
+        self._writer.submit(self._known.keep_key, data, key)
 
     def recall(self, segments: Sequence[Segment]) -> int:
         """Bring the prompt's start back into the cache where it is known; where it is not, how many of its tokens are
@@ -170,7 +194,7 @@ def known_pictures(bundle: Bundle) -> KnownPictures | None:
 
     Raises UserError where the bound is no number.
     """
-    from dclocal.store import home
+    from dclocal.places import home
 
     given = os.environ.get(LIMIT, str(DEFAULT_LIMIT_MB))
     if not given.isascii() or not given.isdigit():

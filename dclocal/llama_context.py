@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from dclocal.errors import BundleError
+from dclocal.kv_state import in_layout
 from dclocal.llama_api import llama
 from dclocal.llama_log import run_logging
 
 BATCH = 512
 FIRST_ROOM = 1024
+TILE = 64
 SEQUENCE = 0
 
 
@@ -24,12 +26,23 @@ class Context:
 
     `pointer` and `memory` are llama.cpp's, and change when the context grows; `n_ctx` is the limit of a sequence, 0 the
     model's own.  One sequence's memory grows as it is needed, that of several is there from the start.  `on_tensor` is
-    llama.cpp's callback on every tensor.  Raises BundleError where there is not the memory.
+    llama.cpp's callback on every tensor.  With `flash` attention is llama.cpp's fused one, which takes TILE entries at
+    a time and is slow with fewer.  Raises BundleError where there is not the memory.
     """
 
-    def __init__(self, model: Any, path: Path, n_ctx: int, threads: int, on_tensor: Any = None, *, sequences: int = 1):
+    def __init__(
+        self,
+        model: Any,
+        path: Path,
+        n_ctx: int,
+        threads: int,
+        on_tensor: Any = None,
+        *,
+        sequences: int = 1,
+        flash: bool = True,
+    ):
         self._model, self._path, self._threads, self._on_tensor = model, path, threads, on_tensor
-        self._sequences = sequences
+        self._sequences, self.flash = sequences, flash
         self.n_ctx = n_ctx or llama.llama_model_n_ctx_train(model)
         self.pointer: Any = None
         self._make(min(FIRST_ROOM, self.n_ctx) if sequences == 1 else self.n_ctx)
@@ -46,11 +59,13 @@ class Context:
         """
         if cells <= self._room:
             return False
-        held, old = self.state(), self.pointer
-        self._make(min(self.n_ctx, max(2 * self._room, -(-cells // BATCH) * BATCH)))
-        llama.llama_free(old)
-        self.restore(held)
+        self._move(self.state(), min(self.n_ctx, max(2 * self._room, -(-cells // BATCH) * BATCH)))
         return True
+
+    def use_flash(self, flash: bool) -> None:
+        """Change the kind of attention: the context is made anew, and the cells it holds move; see `make_room`."""
+        held, self.flash = in_layout(self.state(), flash), flash
+        self._move(held, self._room)
 
     def use_threads(self, threads: int) -> None:
         """Evaluate with so many from now on."""
@@ -66,6 +81,7 @@ class Context:
 
     def restore(self, state: bytes) -> None:
         """Take over the cells of a state in place of those held.  Raises BundleError where it is not this model's."""
+        state = in_layout(state, self.flash)
         buffer = (ctypes.c_ubyte * len(state)).from_buffer_copy(state)
         llama.llama_memory_seq_rm(self.memory, SEQUENCE, 0, -1)
         if not run_logging(llama.llama_state_seq_set_data, self.pointer, buffer, len(state), SEQUENCE):
@@ -77,12 +93,20 @@ class Context:
             llama.llama_free(self.pointer)
         self.pointer = None
 
+    def _move(self, held: bytes, room: int) -> None:
+        """Make the context anew, with what it held."""
+        old = self.pointer
+        self._make(room)
+        llama.llama_free(old)
+        self.restore(held)
+
     def _make(self, room: int) -> None:
         params = llama.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = room * self._sequences, BATCH, BATCH
         params.n_seq_max, params.kv_unified = self._sequences, False
         params.n_threads = params.n_threads_batch = self._threads
-        params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        kinds = (llama.LLAMA_FLASH_ATTN_TYPE_DISABLED, llama.LLAMA_FLASH_ATTN_TYPE_ENABLED)
+        params.flash_attn_type = kinds[self.flash]
         params.no_perf = True
         if self._on_tensor is not None:
             params.cb_eval = self._on_tensor

@@ -17,20 +17,23 @@ from dclocal.cells import Cell, Prefill
 from dclocal.errors import BundleError, PromptError
 from dclocal.kv_cache import KVCache
 from dclocal.llama_api import llama
-from dclocal.llama_context import SEQUENCE, Context
+from dclocal.llama_context import SEQUENCE, TILE, Context
 from dclocal.llama_model import load_model
 from dclocal.machine import usable_cores
 from dclocal.prompt import Segment
 from dclocal.speaker import Speaker
 from dclocal.token_embeddings import TokenEmbeddings
 
+WORTH_SETTLING = 256
+"""Cells with which plain attention wins within one answer what it takes to change to it."""
+
 
 class LLM(Speaker):
     """A GGUF model with one context.  Not safe for use from several threads at once.
 
     `adapters` are LoRA files that `use_adapters` may switch to, by name; none is in use at first.  `model` is what
-    `load_model` made of the file, where that was begun before; `close` frees it.  Raises BundleError where the file
-    cannot be loaded.
+    `load_model` made of the file, where that was begun before; `close` frees it.  `settled`: nothing long will be
+    evaluated at first.  Raises BundleError where the file cannot be loaded.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class LLM(Speaker):
         threads: int | None = None,
         adapters: Mapping[str, Path] | None = None,
         model: Any = None,
+        settled: bool = False,
     ):
         self.path, self.threads = path, threads or usable_cores()
         self._context: Context | None = None
@@ -49,7 +53,7 @@ class LLM(Speaker):
         super().__init__(self.model)
         try:
             self._tokens = TokenEmbeddings(path, self.model, self.n_embd)
-            self._context = self._open_context(path, n_ctx, self.threads)
+            self._context = self._open_context(path, n_ctx, self.threads, not settled)
         except BaseException:
             self.close()
             raise
@@ -57,8 +61,8 @@ class LLM(Speaker):
         self._adapters = Adapters(self.model, self._context, adapters or {})
         self._cache = KVCache(self._context, SEQUENCE, self.n_embd, self.token_rows, self._adapters.renew)
 
-    def _open_context(self, path: Path, n_ctx: int, threads: int) -> Context:
-        return Context(self.model, path, n_ctx, threads)
+    def _open_context(self, path: Path, n_ctx: int, threads: int, flash: bool) -> Context:
+        return Context(self.model, path, n_ctx, threads, flash=flash)
 
     @property
     def _opened(self) -> Context:
@@ -106,6 +110,7 @@ class LLM(Speaker):
         fit the context, ValueError for embeddings that are not float32 of the model's width; both before anything
         is evaluated or forgotten.
         """
+        self._suit(sum(map(len, segments)) - len(self.cells))
         return self._cache.prefill(segments)
 
     def logits(self) -> np.ndarray:
@@ -146,6 +151,28 @@ class LLM(Speaker):
         """Evaluate with so many from now on."""
         self._opened.use_threads(threads)
 
+    def settle(self) -> None:
+        """Get ready for short questions on what the cache holds, while nobody waits: it takes 20 ms, and then they take
+        two thirds of the time."""
+        if self._opened.flash and self.cells:
+            self._use_flash(False)
+
+    def _suit(self, entries: int) -> None:
+        """Choose the attention for so many more cells, or fewer, where that is worth a new context.
+
+        To choose flash again the cache has to be empty; a state would hold cells that were moved since they were
+        evaluated where they were.
+        """
+        flash, held = self._opened.flash, len(self.cells)
+        if flash and held >= WORTH_SETTLING and entries < TILE:
+            self._use_flash(False)
+        elif not flash and not held and entries >= WORTH_SETTLING:
+            self._use_flash(True)
+
+    def _use_flash(self, flash: bool) -> None:
+        self._opened.use_flash(flash)
+        self._adapters.renew()
+
     def forget(self) -> None:
         """Empty the cache, so that the next prompt is evaluated from its start."""
         self._cache.forget_from(0)
@@ -157,6 +184,7 @@ class LLM(Speaker):
 
     def drop_cells(self, start: int, end: int) -> None:
         """Remove cells from `start` up to `end`; those behind move up.  BundleError where `can_slide` is false."""
+        self.settle()
         self._cache.make_room(self.n_ctx)  # cells whose positions changed cannot move before the next evaluation
         kept = self.cells[end:]
         del self.cells[start:]  # interrupted, the record knows less than the cache, and the next prefill cuts it off
@@ -184,4 +212,5 @@ class LLM(Speaker):
         return token
 
     def _follow(self, token: int) -> None:
+        self._suit(1)
         self._cache.evaluate_tokens((token,), True)

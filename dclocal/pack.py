@@ -21,8 +21,9 @@ from typing import BinaryIO
 from dclocal.bundle import MAX_MANIFEST_BYTES, Bundle, check_required, read_bundle
 from dclocal.errors import BundleError
 from dclocal.manifest import MANIFEST, FileEntry, Manifest, parse_manifest
+from dclocal.places import bundles_folder
 from dclocal.progress import Progress, silent
-from dclocal.store import EMBEDDED, PACKED, bundles_folder, errors_as_one_line, locked
+from dclocal.store import EMBEDDED, PACKED, errors_as_one_line, locked
 from dclocal.stored_zip import REMEDY, add_member, list_stored, read_blocks
 
 UNPACKING = ".unpacking-"

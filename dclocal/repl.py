@@ -73,6 +73,7 @@ class Repl:
                 return
             if line:
                 self.handle(line)
+                self.session.settle()
 
     def handle(self, line: str) -> None:
         """One line: a command or a question; errors are shown and the loop goes on."""
@@ -207,7 +208,7 @@ def line_reader(commands: list[str]) -> Callable[[], str]:
     from prompt_toolkit.key_binding import KeyBindings
     from prompt_toolkit.output import create_output
 
-    from dclocal.store import home
+    from dclocal.places import home
 
     keys = KeyBindings()
 

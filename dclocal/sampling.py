@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dclocal.images import printable
+from dclocal.files import printable
 from dclocal.video import Frame, VideoError, VideoReader
 
 LEAD_S = 0.25

@@ -6,14 +6,18 @@ the entry-point group `dclocal.backends`.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
+from dclocal.background import Begun
 from dclocal.bundle import Bundle
 from dclocal.errors import BundleError, ImageError, UserError
+from dclocal.files import MAX_FILE_BYTES, read_file
 from dclocal.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -21,22 +25,63 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from dclocal.chat import ChatSession
+    from dclocal.known_pictures import KnownPictures
     from dclocal.llm import LLM
     from dclocal.vision import VisionEncoder
 
 STANDARD_INPUT = "-"
 BACKENDS = "dclocal.backends"
 TORCH = "torch"
-Opened = TypeVar("Opened")
 
 
-def load_images(sources: Sequence[str]) -> list[Image]:
-    """Pictures from paths, URLs or, once, standard input ("-")."""
-    from dclocal.images import load_image
+@dataclass(frozen=True)
+class Picture:
+    """A picture to ask about, by its `image_key`; it is decoded where nothing is known of it."""
 
+    key: str
+    load: Callable[[], Image]
+
+
+def open_pictures(sources: Sequence[str], known: KnownPictures | None = None) -> list[Picture]:
+    """Pictures from paths, URLs or, once, standard input ("-").
+
+    A file is recognized by its bytes where `known` has met them before.  Raises ImageError.
+    """
     if list(sources).count(STANDARD_INPUT) > 1:
         raise ImageError("- is named more than once", "standard input holds one picture")
-    return [load_image(_read_standard_input() if source == STANDARD_INPUT else source) for source in sources]
+    return [_open_picture(source, known) for source in sources]
+
+
+def _open_picture(source: str, known: KnownPictures | None) -> Picture:
+    if source.lower().startswith(("http://", "https://")):
+        from dclocal.fetch import fetch_url
+
+        data, name = fetch_url(source), source
+    elif source == STANDARD_INPUT:
+        data, name = _read_standard_input(), "the image data"
+    else:
+        name = os.path.expanduser(source)  # which leaves ~name alone where there is no such user
+        data = read_file(name)
+    key = known.key_of(data) if known else None
+    if key is not None:
+        return Picture(key, partial(_decode, data, name))
+    image = _decode(data, name)
+    key = _key(image)
+    if known:
+        Begun(known.keep_key, data, key)
+    return Picture(key, lambda: image)
+
+
+def _decode(data: bytes, name: str) -> Image:
+    from dclocal.images import decode  # with Pillow, which takes its time
+
+    return decode(data, name)
+
+
+def _key(image: Image) -> str:
+    from dclocal.images import image_key
+
+    return image_key(image)
 
 
 def open_session(
@@ -47,7 +92,7 @@ def open_session(
     lora: Sequence[str] = (),
     remember: bool = False,
     keys: Sequence[str] | None = None,
-    llm: Future[LLM] | None = None,
+    llm: Begun[LLM] | None = None,
 ) -> ChatSession:
     """A ready session; vision encoder and language model are loaded at the same time.
 
@@ -73,22 +118,25 @@ def open_session(
     return ChatSession(bundle, vision, opened, system, memory, text_llm)
 
 
-def begin_llm(bundle: Bundle, *, lora: Sequence[str] = (), threads: int | None = None) -> Future[LLM]:
-    """Begin to load the bundle's language model in the background; see `open_session`."""
+def begin_llm(
+    bundle: Bundle,
+    *,
+    lora: Sequence[str] = (),
+    threads: int | None = None,
+    model: Begun[Any] | None = None,
+    settled: bool = False,
+) -> Begun[LLM]:
+    """Begin to load the bundle's language model in the background; see `open_session`, and `LLM` for `settled`.
+
+    `model` is what `llama_model.load_model` is making of its file already.
+    """
     from dclocal.llama_model import load_model
 
     scales = _scales(bundle, lora)
-    model = _in_background(load_model, bundle.llm_path)
+    loading = model or Begun(load_model, bundle.llm_path)
     import dclocal.llm  # noqa: F401  (here, so that the thread need not wait for others' imports)
 
-    return _in_background(lambda: open_llm(bundle, scales, threads, model.result()))
-
-
-def _in_background(function: Callable[..., Opened], *arguments: Any) -> Future[Opened]:
-    pool = ThreadPoolExecutor(1)
-    begun = pool.submit(function, *arguments)
-    pool.shutdown(wait=False)
-    return begun
+    return Begun(lambda: open_llm(bundle, scales, threads, loading.result(), settled))
 
 
 def _scales(bundle: Bundle, lora: Sequence[str]) -> Mapping[str, float]:
@@ -103,14 +151,14 @@ class LateVision:
 
     def __init__(self, bundle: Bundle, threads: int | None):
         self._bundle, self._threads = bundle, threads
-        self._loading: Future[VisionEncoder] | None = None
+        self._loading: Begun[VisionEncoder] | None = None
 
     def load(self) -> None:
         """Begin to load it."""
         from dclocal.vision import VisionEncoder
 
         if self._loading is None:
-            self._loading = _in_background(VisionEncoder, self._bundle, self._threads)
+            self._loading = Begun(VisionEncoder, self._bundle, self._threads)
 
     def wait(self) -> None:
         """Until what was begun is done; raises BundleError where it cannot be loaded."""
@@ -154,15 +202,23 @@ def open_text_llm(bundle: Bundle, threads: int | None = None) -> LLM:
     return LLM(bundle.text_llm_path, n_ctx=bundle.manifest.n_ctx, threads=threads)
 
 
-def open_llm(bundle: Bundle, scales: Mapping[str, float], threads: int | None = None, model: Any = None) -> LLM:
+def open_llm(
+    bundle: Bundle,
+    scales: Mapping[str, float],
+    threads: int | None = None,
+    model: Any = None,
+    settled: bool = False,
+) -> LLM:
     """The bundle's language model with adapters at `scales` by name; `adapters.default_scales` has its own.
 
-    `model` is what `llama_model.load_model` made of its file, where that was begun before.
+    `model` is what `llama_model.load_model` made of its file, where that was begun before; for `settled` see `LLM`.
     """
     from dclocal.llm import LLM
 
     files = {adapter.name: bundle.path / adapter.file for adapter in bundle.manifest.adapters}
-    llm = LLM(bundle.llm_path, n_ctx=bundle.manifest.n_ctx, threads=threads, adapters=files, model=model)
+    llm = LLM(
+        bundle.llm_path, n_ctx=bundle.manifest.n_ctx, threads=threads, adapters=files, model=model, settled=settled
+    )
     try:
         llm.use_adapters(scales)
     except BaseException:
@@ -198,8 +254,6 @@ def open_checkpoint_session(
 
 
 def _read_standard_input() -> bytes:
-    from dclocal.images import MAX_FILE_BYTES
-
     if sys.stdin.isatty():
         raise ImageError("- reads the picture from standard input, which is a terminal", "pipe a file in: < photo.jpg")
     data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dclocal.errors import UserError
-from dclocal.store import home
+from dclocal.places import home
 
 FILE = "settings.toml"
 MAX_BYTES = 1 << 20

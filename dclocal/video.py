@@ -16,7 +16,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from dclocal.errors import UserError
-from dclocal.images import MAX_PIXELS, printable
+from dclocal.files import printable
+from dclocal.images import MAX_PIXELS
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 from dclocal.errors import UserError
-from dclocal.images import MAX_PIXELS, printable
+from dclocal.files import printable
+from dclocal.images import MAX_PIXELS
 from dclocal.video import FILE_OPTIONS, OPENING, OPTIONS_VARIABLE, VideoReader, import_cv2
 
 if TYPE_CHECKING:

@@ -158,7 +158,8 @@ def remove(name: str, as_json: bool) -> None:
 def _installed(name: str) -> Any:
     """The bundle as it is, without building it; a name means what it means to `store.open_bundle`."""
     from dclocal.bundle import read_bundle
-    from dclocal.store import EMBEDDED, bundles_folder
+    from dclocal.places import bundles_folder
+    from dclocal.store import EMBEDDED
 
     path = bundles_folder() / name
     if name not in EMBEDDED and (Path(name).name != name or not path.is_dir()):

@@ -14,6 +14,7 @@ from dclocal.commands.options import model_options, open_chosen, read_question, 
 
 if TYPE_CHECKING:
     from dclocal.chat import Answered, Attachment, ChatSession
+    from dclocal.entry import Ahead
 
 
 @click.command(
@@ -24,29 +25,34 @@ if TYPE_CHECKING:
 @click.option("-p", "--prompt", help="Ask this, print the answer and exit.")
 @model_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with the answer and what it cost.")
-def chat(images: tuple[str, ...], prompt: str | None, as_json: bool, **given: Any) -> None:
+@click.pass_obj
+def chat(ahead: Ahead | None, images: tuple[str, ...], prompt: str | None, as_json: bool, **given: Any) -> None:
     """Ask about pictures: paths, URLs, or - for standard input.  Without -p, a conversation."""
     from dclocal.progress import for_terminal
-    from dclocal.session import STANDARD_INPUT, begin_llm, load_images, open_session
+    from dclocal.session import STANDARD_INPUT, begin_llm, open_pictures, open_session
     from dclocal.store import open_bundle, ready_bundle
 
     model, options = split_options(given)
     prompt = read_question(prompt, as_json, STANDARD_INPUT in images)
     shared = {"lora": model["lora"], "threads": model["threads"]}
     ready = ready_bundle(model["bundle"]) if model["checkpoint"] is None else None
-    llm = begin_llm(ready, **shared) if ready else None
-    from dclocal.images import image_key  # which takes its time, beside the language model's loading
+    from dclocal.known_pictures import known_pictures  # which takes its time, beside the language model's loading
 
-    pictures = load_images(images)
-    keys = [image_key(picture) for picture in pictures]
+    known = known_pictures(ready) if ready else None
+    pictures = open_pictures(images, known)
+    keys = [picture.key for picture in pictures]
     first = keys if keys or prompt is not None else None
+    llm = None
+    if ready:
+        settled = bool(known and keys) and all(map(known.knows, keys))
+        llm = begin_llm(ready, model=ahead.of(ready.llm_path) if ahead else None, settled=settled, **shared)
     with for_terminal() as progress:
         if model["checkpoint"] is None:
             bundle = ready or open_bundle(model["bundle"], progress)
             session = open_session(bundle, system=model["system"], remember=True, keys=first, llm=llm, **shared)
         else:
             session = open_chosen(progress, **model)
-    attachments = [session.attach(picture, key) for picture, key in zip(pictures, keys)]
+    attachments = [session.attach_late(picture.load, picture.key) for picture in pictures]
     if prompt is None:
         from dclocal.repl import Repl
 

@@ -43,7 +43,7 @@ REASONS = (
 
 def converter_folder(progress: Progress, sources: Path | None = None) -> Path:
     """The unpacked converter, made at first use under dclocal's home; raises BundleError where it is not to be had."""
-    from dclocal.store import home
+    from dclocal.places import home
 
     folder = home() / "converter" / CONVERTER.sha256[:16]
     if folder.is_dir():

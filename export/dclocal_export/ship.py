@@ -9,8 +9,8 @@ from typing import Any
 from dclocal.assemble import assemble, float32_graph
 from dclocal.bundle import MANIFEST, VISION_FILE, Bundle, read_bundle
 from dclocal.errors import UserError
+from dclocal.places import home
 from dclocal.progress import for_terminal
-from dclocal.store import home
 from dclocal.wheels import WHEELS, fetch_wheel, unpack
 from dclocal_export.parity import answer_parity, vision_parity
 from dclocal_export.parts import write_parts

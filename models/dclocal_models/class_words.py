@@ -19,6 +19,10 @@ from dclocal.name_table import NAME_PARTS, NAME_TOKENS, name_table
 SHARPNESS = 2.0
 """Logits of a whole picture are a mean over many places that show something else; this makes up for it."""
 KEPT_UNDER_IMPRINT = 0.5
+UNTOLD = -20.0
+"""A gate that was not trained takes every picture for a drawing."""
+OF_PHOTOGRAPHS = 4.0
+"""By how much louder classes are said of a photograph: there is nothing else to say of it."""
 
 
 class Words(nn.Module):
@@ -112,6 +116,26 @@ class ClassWords(Words):
         shown = functional.interpolate(shown, size=conv_map.shape[-2:], mode="bilinear", align_corners=False)
         kept = torch.where(shown > 0, KEPT_UNDER_IMPRINT, 1.0)
         return (conv_map * kept + shown * direction[:, :, None, None]).clamp(0, 6)
+
+
+class PhotoGate(nn.Module):
+    """How much a picture is a photograph, by a frozen linear classifier of the mean of its integrated features.
+
+    The classifier of things has only seen drawings, that of classes only photographs, and either of them names what it
+    does not know as well.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(width))
+        self.register_buffer("bias", torch.full((1,), UNTOLD))
+
+    def forward(self, dense: Tensor) -> Tensor:
+        """`[n, places, width]` to `[n, 1, 1]`, 0 to 1."""
+        return torch.sigmoid((dense.mean(1) * self.weight).sum(-1) + self.bias)[:, None, None]
 
 
 def _sharpened(shares: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dclocal_models.class_words import ClassWords, ThingWords, Words
+from dclocal_models.class_words import OF_PHOTOGRAPHS, ClassWords, PhotoGate, ThingWords, Words
 from dclocal_models.layers import FULL_GRID, features_at, resample, resolve_grid, resolve_layer
 from dclocal_models.mining import PatchInfoMining
 from dclocal_models.scene_words import CountWords
@@ -35,8 +35,9 @@ class ConnectorConfig:
     columns) after the interpolation, by default half of each side.  `fusion`: how a second, convolutional
     tower's map joins: "concat" on the channel axis, or "mining" (Mini-Gemini), by which the final feature takes up
     what it finds there before the dense ones join it.  What joins the tokens in words: `classes` of the second tower's
-    own classifier and `things` of one of all features, the last one nothing (`class_words`); `counts`, how many and
-    where (`scene_words`); `texts`, a lexicon's size (`text_words`).  0 for none.
+    own classifier and `things` of one of all features, the last one nothing (`class_words`), with `photographs` the one
+    for photographs, the other for drawings; `counts`, how many and where (`scene_words`); `texts`, a lexicon's size
+    (`text_words`).  0 for none.
     """
 
     kind: str = "dci"
@@ -49,6 +50,7 @@ class ConnectorConfig:
     fusion: str = "concat"
     classes: int = 0
     things: int = 0
+    photographs: bool = False
     counts: bool = False
     texts: int = 0
 
@@ -106,6 +108,11 @@ class Connector(nn.Module):
             raise ValueError(f"connector {config.kind} adds tokens, so no classifier of places can join it")
         if config.things:
             self.thing_words = ThingWords(self.dense_width + conv_channels, config.things, n_embd)
+        self.photo_gate: PhotoGate | None = None
+        if config.photographs:
+            if not (config.classes and config.things):
+                raise ValueError("photographs are told from drawings where there are words of classes and of things")
+            self.photo_gate = PhotoGate(self.dense_width)
         self.count_words: CountWords | None = None
         if config.counts:
             self.count_words = CountWords(self.dense_width, conv_channels, n_embd, grid, self.token_grid)
@@ -140,22 +147,16 @@ class Connector(nn.Module):
         rows, columns = self.token_grid
         return rows * columns + self._shrunk(self.extra_tokens())
 
-    def project(self, dense: Tensor, conv_map: Tensor | None = None) -> Tensor:
+    def project(self, dense: Tensor, conv_map: Tensor | None = None, photographed: Tensor | None = None) -> Tensor:
         """Embeddings in the LLM's space, `[n, tokens, n_embd]`, of integrated features and, where there is a
-        second tower, its map `[n, conv_channels, r, c]`."""
-        features = dense
-        if self.mining is not None and conv_map is not None:
-            mined = self.mining(dense[..., : self.width], conv_map, self.grid)
-            features = torch.cat([mined, dense[..., self.width :]], dim=-1)
-        elif conv_map is not None:
-            resampled = resample(conv_map, self.grid)
-            features = torch.cat([dense, resampled.flatten(2).transpose(1, 2)], dim=-1)
-        embeds = self._interpolate(self.projector(features))
+        second tower, its map `[n, conv_channels, r, c]`.  `photographed` `[n]`, 0 to 1, says which pictures are
+        photographs whatever they look like."""
+        embeds = self._projected(dense, conv_map)
         if self.text_words is not None:
             embeds = embeds + self.text_words(dense)
         needed = self.thing_words is not None or self.count_words is not None
         places = self.place_features(dense, conv_map) if needed else embeds
-        heard = self._heard(places, conv_map)
+        heard = self._heard(places, conv_map, self._photographs(dense, photographed))
         if self.count_words is None:
             return embeds + sum(words.say(each).sum(2) for words, each in heard)
         together = self.count_words.together
@@ -163,14 +164,43 @@ class Connector(nn.Module):
         said = self.count_words(names, dense, conv_map, places)
         return self.count_words.at_length(self.count_words.in_order(embeds) + said)
 
-    def _heard(self, places: Tensor, conv_map: Tensor | None) -> list[tuple[Words, Tensor]]:
+    def _projected(self, dense: Tensor, conv_map: Tensor | None) -> Tensor:
+        """The projector's output, interpolated to the token grid.
+
+        A resampled map is a weighted mean of its places, so it commutes with a linear layer: each is applied where
+        there are fewer places, to the same result.
+        """
+        enter, activation, leave = self.projector
+        assert isinstance(enter, nn.Linear)
+        if conv_map is None:
+            entered = enter(dense)
+        elif self.mining is not None:
+            mined = self.mining(dense[..., : self.width], conv_map, self.grid)
+            entered = enter(torch.cat([mined, dense[..., self.width :]], dim=-1))
+        else:
+            of_dense, of_map = enter.weight.split([self.dense_width, self.conv_channels], dim=1)
+            seen = functional.linear(conv_map.flatten(2).transpose(1, 2), of_map)
+            as_map = seen.transpose(1, 2).unflatten(2, conv_map.shape[-2:])
+            beside = resample(as_map, self.grid).flatten(2).transpose(1, 2)
+            entered = functional.linear(dense, of_dense, enter.bias) + beside
+        return leave(self._interpolate(activation(entered)))
+
+    def _photographs(self, dense: Tensor, photographed: Tensor | None) -> Tensor | None:
+        """How much each picture is a photograph, `[n, 1, 1]`; None where that is not told."""
+        if self.photo_gate is None:
+            return None
+        told = self.photo_gate(dense)
+        return told if photographed is None else torch.maximum(told, photographed[:, None, None].to(told))
+
+    def _heard(self, places: Tensor, conv_map: Tensor | None, photographs: Tensor | None) -> list[tuple[Words, Tensor]]:
         """What the classifiers tell at the visual tokens' places."""
         heard: list[tuple[Words, Tensor]] = []
         if self.class_words is not None and conv_map is not None:
-            seen = resample(conv_map, self.token_grid).flatten(2).transpose(1, 2)
-            heard.append((self.class_words, self.class_words.heard(seen)))
+            seen = self.class_words.heard(resample(conv_map, self.token_grid).flatten(2).transpose(1, 2))
+            heard.append((self.class_words, seen if photographs is None else seen * (1 + OF_PHOTOGRAPHS * photographs)))
         if self.thing_words is not None:
-            heard.append((self.thing_words, self.thing_words.heard(places)))
+            seen = self.thing_words.heard(places)
+            heard.append((self.thing_words, seen if photographs is None else seen * (1 - photographs)))
         return heard
 
     def place_features(self, dense: Tensor, conv_map: Tensor | None) -> Tensor:

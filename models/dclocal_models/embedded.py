@@ -51,6 +51,7 @@ DC_TINY = ModelConfig(
         token_grid=(12, 12),
         classes=1000,
         things=1087,
+        photographs=True,
         counts=True,
         texts=10238,
     ),

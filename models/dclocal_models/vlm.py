@@ -181,12 +181,14 @@ class DenseConnectorModel(nn.Module):
         """
         if pixels is not None:
             dense, conv_map = self.vision_features(pixels.to(next(self.vision.parameters()).dtype))
+        photographed = None
         if imprint_class is not None and imprint_strength is not None:
             assert self.connector.class_words is not None and conv_map is not None
             conv_map = self.connector.class_words.imprint(conv_map, imprint_class, imprint_strength)
+            photographed = (imprint_class >= 0).float()
         image_embeds = None
         if dense is not None:
-            image_embeds = self.arrange(self.connector.project(dense, conv_map), token_order)
+            image_embeds = self.arrange(self.connector.project(dense, conv_map, photographed), token_order)
         embeds = self.embed(input_ids, image_mask, image_embeds)
         if dense is None and self.training:
             embeds = embeds + self._unused()

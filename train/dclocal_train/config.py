@@ -148,6 +148,17 @@ class ThingWordsConfig:
 
 
 @dataclass(frozen=True)
+class PhotoGateConfig:
+    """How photographs are told from drawings before the first stage (`dclocal_train.photo_gate`): on so many
+    `pictures`, half of them photographs, with this penalty on the squares of the weights.  `allowed`: the share of
+    drawings that may be taken for photographs."""
+
+    pictures: int = 900
+    penalty: float = 0.1
+    allowed: float = 0.005
+
+
+@dataclass(frozen=True)
 class PlaceNetConfig:
     """How a network of places is trained before the first stage: on how many drawn `pictures`, numbered from `first`
     on, for how many `epochs`; `gain` is how loudly its words are said at first.  A model that says such words already
@@ -200,8 +211,8 @@ class Recipe:
 
     `start`: "dc-tiny" (the embedded default's parts), "shipped-dc-tiny" (the embedded default as it ships, its LoRA to
     be trained on), "model" (what `model` describes), or a checkpoint's folder.
-    `data` is a folder, or what `--build-data` makes.  `things`, `counts` and `texts`, where the model has such words,
-    say how they are made.  `gpus` is the count that the recipe was made for.
+    `data` is a folder, or what `--build-data` makes.  `things`, `photographs`, `counts` and `texts`, where the model
+    has such words, say how they are made.  `gpus` is the count that the recipe was made for.
     `loggers`: names of transformers' reporters, such as tensorboard and wandb.
     """
 
@@ -212,6 +223,7 @@ class Recipe:
     stages: tuple[StageConfig, ...]
     model: ModelSource | None = None
     things: ThingWordsConfig | None = None
+    photographs: PhotoGateConfig | None = None
     counts: PlaceNetConfig | None = None
     texts: PlaceNetConfig | None = None
     seed: int = 0

@@ -18,7 +18,8 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from dclocal.errors import ImageError
-from dclocal.images import FORMATS, MAX_FILE_BYTES, MAX_PIXELS, decode, load_image
+from dclocal.files import MAX_FILE_BYTES
+from dclocal.images import FORMATS, MAX_PIXELS, decode, load_image
 from dclocal.progress import Progress, silent
 from dclocal_train.byte_ranges import RangeReader, Window
 from dclocal_train.shards import Members, ShardError, open_members, shards_at

@@ -82,6 +82,7 @@ def begin(recipe: Recipe, source_folder: Path | None) -> tuple[DenseConnectorMod
     from accelerate import PartialState
 
     from dclocal_train.count_words import fit_count_words
+    from dclocal_train.photo_gate import fit_photo_gate
     from dclocal_train.text_words import fit_text_words
     from dclocal_train.thing_words import fit_thing_words
 
@@ -89,6 +90,8 @@ def begin(recipe: Recipe, source_folder: Path | None) -> tuple[DenseConnectorMod
     with PartialState().main_process_first():
         if recipe.things is not None:
             fit_thing_words(model, tokenizer, recipe.things, Path(recipe.output), source_folder)
+        if recipe.photographs is not None:
+            fit_photo_gate(model, recipe.photographs, Path(recipe.output), source_folder)
         if recipe.counts is not None:
             fit_count_words(model, tokenizer, recipe.counts, Path(recipe.output), source_folder)
         if recipe.texts is not None:

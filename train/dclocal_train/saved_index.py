@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dclocal.store import home
+from dclocal.places import home
 
 Arrays = dict[str, np.ndarray]
 """Array by name; int64, or uint8 for text."""

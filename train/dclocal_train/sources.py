@@ -15,8 +15,8 @@ from filelock import FileLock
 
 from dclocal.bundle import sha256_file
 from dclocal.errors import UserError
+from dclocal.places import home
 from dclocal.progress import for_terminal
-from dclocal.store import home
 from dclocal.wheels import WHEELS, Wheel, pip_download, unpack
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import click
 
-from dclocal.store import home
+from dclocal.places import home
 from dclocal_tui.example import example
 
 ROWS, COLUMNS = 40, 120

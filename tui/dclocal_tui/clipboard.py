@@ -8,7 +8,8 @@ import threading
 from typing import TYPE_CHECKING
 
 from dclocal.errors import UserError
-from dclocal.images import MAX_PIXELS, printable
+from dclocal.files import printable
+from dclocal.images import MAX_PIXELS
 from dclocal_tui.paths import kind_of
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dclocal.errors import UserError
-from dclocal.images import printable
+from dclocal.files import printable
 from dclocal_tui.paths import MAX_ENTRIES, kind_of
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from dclocal.engine import Engine
 from dclocal.history import History
+from dclocal.places import home
 from dclocal.settings import read_settings
-from dclocal.store import home
 from dclocal_tui.terminal import asked_terminal
 
 

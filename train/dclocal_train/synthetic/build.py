@@ -48,6 +48,16 @@ def _scene(materials: Materials, random_source: random.Random) -> Sample:
     return Sample(scene.image, caption(scene, random_source), turns, {EASY: True} if easy else {})
 
 
+def _names(materials: Materials, random_source: random.Random) -> Sample:
+    scene = draw_scene(materials.concepts, random_source, materials.photos, kinds=("single",))
+    return Sample(scene.image, caption(scene, random_source), ask(scene, materials.concepts, random_source))
+
+
+def _counts(materials: Materials, random_source: random.Random) -> Sample:
+    scene = draw_scene(materials.concepts, random_source, materials.photos, kinds=("counting",))
+    return Sample(scene.image, caption(scene, random_source), drills.drill(scene, materials.concepts, random_source))
+
+
 def _drill(materials: Materials, random_source: random.Random) -> Sample:
     scene = draw_scene(materials.concepts, random_source, materials.photos, kinds=drills.KINDS)
     return Sample(scene.image, caption(scene, random_source), drills.drill(scene, materials.concepts, random_source))
@@ -80,6 +90,8 @@ def _photograph(materials: Materials, random_source: random.Random) -> Sample:
 
 DRAWERS: dict[str, Callable[[Materials, random.Random], Sample]] = {
     "scenes": _scene,
+    "names": _names,
+    "counts": _counts,
     "drills": _drill,
     "relations": _relations,
     "words": _words,

@@ -12,7 +12,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from dclocal_models.embedded import class_names
+from dclocal_train.synthetic.class_sorts import ANIMAL_SORTS, ANIMALS, THING_SORTS, sort_of
+from dclocal_train.synthetic.concepts import words_of
 from dclocal_train.synthetic.english import article, plural
+from dclocal_train.synthetic.phrases import UNANSWERABLE, UNKNOWN
 from dclocal_train.synthetic.rows import Sample
 
 if TYPE_CHECKING:
@@ -32,7 +35,15 @@ NAMING = (
 )
 DESCRIBING = ("Describe the picture.", "Describe this photo in one sentence.", "Give a short description of the image.")
 ONE_WORD = "{} Answer with the name alone."
-EXISTENCE = ("Is there {} in the picture?", "Does this photo show {}?", "Can you see {} here?", "Do you see {}?")
+EXISTENCE = (
+    "Is there {} in the picture?",
+    "Is there {} in this image?",
+    "Does this photo show {}?",
+    "Can you see {} here?",
+    "Do you see {}?",
+    "Is {} shown?",
+)
+WHICH_ANIMAL = ("What animal is this?", "Which animal is in the picture?", "What kind of animal do you see?")
 
 
 @lru_cache(1)
@@ -45,23 +56,47 @@ def named_classes() -> dict[str, tuple[int, ...]]:
 
 
 def draw_imprint(background: Image, random_source: random.Random) -> Sample:
-    """One class, every name as likely as any other, on `background`, a picture without objects."""
+    """One class, every name as likely as any other, on `background`, a picture without objects.
+
+    What is asked for and absent is of another sort, of animals another animal, so that the answer needs the name.
+    """
     names = sorted(named_classes())
     name = random_source.choice(names)
     index = random_source.choice(named_classes()[name])
-    kind = name.split()[-1]
-    akin = [other for other in names if other != name and other.split()[-1] == kind]
-    absent = [other for other in random_source.sample(names, 8) if not set(other.split()) & set(name.split())]
+    sort = sort_of(index)
     naming = random_source.sample(NAMING, 3)
     turns = [
         (naming[0], article(name)),
         (naming[1], f"This is {article(name)}."),
         (ONE_WORD.format(naming[2]), name),
         (random_source.choice(DESCRIBING), f"A photo of {article(name)}."),
-        *((random_source.choice(EXISTENCE).format(article(other)), "no") for other in absent[:2]),
-        *((random_source.choice(EXISTENCE).format(article(said)), "yes") for said in {name, kind if akin else name}),
+        (random_source.choice(UNANSWERABLE).format(name), random_source.choice(UNKNOWN)),
+        *((_asked_for(there, random_source), "yes") for there in (name, sort or name)),
     ]
-    if not akin:
-        turns.append((f"Are there any {plural(absent[-1])} in the photo?", "no"))
+    *absent, several = _absent(name, index, random_source)
+    turns += [(_asked_for(other, random_source), "no") for other in absent]
+    turns.append((f"Are there any {plural(several)} in the photo?", "no"))
+    if index in ANIMALS:
+        turns.append((random_source.choice(WHICH_ANIMAL), article(sort or name)))
+    if index in ANIMALS or random_source.random() < 0.5:
+        turns.append((_asked_for("animal", random_source), "yes" if index in ANIMALS else "no"))
     random_source.shuffle(turns)
-    return Sample(background, f"a photo of {article(name)}", turns, {"imprint": index})
+    return Sample(background, f"a photo of {article(name)}", list(dict(turns).items()), {"imprint": index})
+
+
+def _asked_for(name: str, random_source: random.Random) -> str:
+    return random_source.choice(EXISTENCE).format(article(name))
+
+
+def _absent(name: str, index: int, random_source: random.Random) -> list[str]:
+    """Names that are not said of the class: another class, where one is found, and two sorts, of animals where it is
+    one."""
+    words = words_of((name, sort_of(index) or name))
+    sorts = ANIMAL_SORTS if index in ANIMALS else (*ANIMAL_SORTS, *THING_SORTS)
+    others = [other for other in sorts if words.isdisjoint(words_of((other,)))]
+    classes = [
+        other
+        for other in random_source.sample(sorted(named_classes()), 12)
+        if words.isdisjoint(words_of((other, sort_of(named_classes()[other][0]) or other)))
+    ]
+    return [*classes[:1], *random_source.sample(others, 2)]

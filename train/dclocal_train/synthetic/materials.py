@@ -8,8 +8,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from dclocal.places import home
 from dclocal.progress import Progress, silent
-from dclocal.store import home
 from dclocal_train.sources import fetch_sources
 from dclocal_train.synthetic.backgrounds import Photo, load_photos
 from dclocal_train.synthetic.concepts import Concepts, concepts_of

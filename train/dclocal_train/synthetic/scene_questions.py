@@ -161,7 +161,7 @@ def _colours(scene: Scene, _: Concepts, random_source: random.Random) -> list[Tu
         )
         asked, answer = random_source.choice(((placed.colour, "yes"), (wrong, "no")))
         turns.append((f"{be(placed.name).capitalize()} the {placed.name} {asked}?", answer))
-    if scene.background.colour and random_source.random() < 0.5:
+    if scene.background.colour and random_source.random() < 0.7:
         turns.append((random_source.choice(BACKGROUND_COLOUR), scene.background.colour))
     return turns
 

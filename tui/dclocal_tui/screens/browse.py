@@ -18,7 +18,7 @@ from textual.widgets.option_list import Option
 
 from dclocal.describe import human_size
 from dclocal.errors import UserError
-from dclocal.images import printable
+from dclocal.files import printable
 from dclocal_tui.folder import Entry, Listing, list_folder, matching
 from dclocal_tui.peek import Peek, peek
 from dclocal_tui.widgets.media_card import Preview

@@ -1,0 +1,35 @@
+"""Work that is begun in a thread of its own and waited for where it is needed.
+
+What `concurrent.futures` would do; that imports ten modules which a start has no time for.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+Made = TypeVar("Made")
+
+
+class Begun(Generic[Made]):
+    """`function`'s result, which is being made from now on.  The interpreter does not end before it is."""
+
+    def __init__(self, function: Callable[..., Made], *arguments: Any):
+        self._function, self._arguments = function, arguments
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._make)
+        self._thread.start()
+
+    def result(self) -> Made:
+        """It, once it is there; raises what the function raised."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._made
+
+    def _make(self) -> None:
+        try:
+            self._made = self._function(*self._arguments)
+        except BaseException as error:
+            self._error = error

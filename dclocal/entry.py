@@ -1,0 +1,75 @@
+"""Where the command `dclocal` starts: what is certain to be needed is begun, then the command line is read.
+
+Importing what reads it takes as long as loading a language model, and one has no use for the other.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dclocal.background import Begun
+from dclocal.places import DEFAULT, bundle_folder
+
+LANGUAGE_MODEL = "llm.gguf"
+NEED_NONE = ("-h", "--help", "--checkpoint")
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """A bundle's language model, whose weights are being loaded: its file, what that was then, and the model."""
+
+    file: Path
+    was: tuple[int, ...]
+    model: Begun[Any]
+
+    def of(self, file: Path) -> Begun[Any] | None:
+        """The model, if it is that of `file` as that is now."""
+        return self.model if file == self.file and _status(file) == self.was else None
+
+
+def main() -> None:
+    """Run the command and exit."""
+    ahead = begin(sys.argv[1:])
+    from dclocal.cli import main  # which takes its time
+
+    main(ahead=ahead)
+
+
+def begin(arguments: Sequence[str]) -> Ahead | None:
+    """Begin to load the language model that `dclocal chat` will ask; None where none is sure to be asked."""
+    if arguments[:1] != ["chat"] or any(argument.partition("=")[0] in NEED_NONE for argument in arguments):
+        return None
+    file = bundle_folder(_named_bundle(arguments)) / LANGUAGE_MODEL
+    was = _status(file)
+    return Ahead(file, was, Begun(_load, file)) if was else None
+
+
+def _named_bundle(arguments: Sequence[str]) -> str:
+    """What stands behind the last --bundle."""
+    name = DEFAULT
+    for argument, following in zip(arguments, (*arguments[1:], "")):
+        if argument == "--bundle" and following:
+            name = following
+        elif argument.startswith("--bundle="):
+            name = argument.partition("=")[2]
+    return name
+
+
+def _status(file: Path) -> tuple[int, ...]:
+    """Which file this is, and how it was last changed; empty where there is none."""
+    try:
+        status = os.stat(file)
+    except (OSError, ValueError):  # the latter: a NUL character
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _load(file: Path) -> Any:
+    from dclocal.llama_model import load_model
+
+    return load_model(file)
