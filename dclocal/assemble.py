@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +39,9 @@ def assemble(parts: Path, sources: Mapping[str, Path], out: Path, progress: Prog
     graph is made in a thread while the language model is quantized, which needs no Python; `progress` is told of both.
     Raises BundleError for parts that are damaged.
     """
+    import shutil
+    from concurrent.futures import ThreadPoolExecutor
+
     from dclocal.gguf_merge import open_gguf
 
     description = read_parts(parts)

@@ -22,8 +22,13 @@ class Begun(Generic[Made]):
         self._thread.start()
 
     def result(self) -> Made:
-        """It, once it is there; raises what the function raised."""
-        self._thread.join()
+        """It, once it is there; raises what the function raised.  Interrupted, it waits all the same: what runs in C
+        cannot be called off, nor left alone with what it works on."""
+        try:
+            self._thread.join()
+        except BaseException:
+            self._thread.join()
+            raise
         if self._error is not None:
             raise self._error
         return self._made

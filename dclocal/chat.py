@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from dclocal.known_pictures import PictureMemory
+    from dclocal.prompt import Rows
 
 STEP = 256
 """Tokens that are evaluated between two looks at whether the work is called off."""
@@ -66,7 +67,7 @@ class ChatSession:
         self._newline, self.system = bundle.read_newline(), system
         self._numbers: dict[str, int] = {}
         self._images: dict[str, Callable[[], Image]] = {}
-        self._embeds: dict[str, np.ndarray] = {}
+        self._embeds: dict[str, Rows] = {}
         self._encode_ms: dict[str, float] = {}
         self._labels: dict[str, str] = {}
         self.turns: tuple[Turn, ...] = ()
@@ -286,9 +287,10 @@ class ChatSession:
             from dclocal.picture import encode_picture
 
             spec = self.bundle.manifest.vision
-            self._embeds[key] = encode_picture(self._images[key](), spec, self.vision.encode, self._newline)
+            embeds = encode_picture(self._images[key](), spec, self.vision.encode, self._newline)
+            self._embeds[key] = embeds
             if self._memory:
-                self._memory.keep_embeds(key, self._embeds[key])
+                self._memory.keep_embeds(key, embeds)
         return ImageEncoded(key, cached, milliseconds_since(started))
 
     def _knows(self, key: str) -> bool:

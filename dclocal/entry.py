@@ -7,29 +7,29 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dclocal.background import Begun
 from dclocal.places import DEFAULT, bundle_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
 
 LANGUAGE_MODEL = "llm.gguf"
 NEED_NONE = ("-h", "--help", "--checkpoint")
 
 
-@dataclass(frozen=True)
 class Ahead:
-    """A bundle's language model, whose weights are being loaded: its file, what that was then, and the model."""
+    """The language model of `file`, whose weights are being loaded from now on."""
 
-    file: Path
-    was: tuple[int, ...]
-    model: Begun[Any]
+    def __init__(self, file: Path):
+        self._file, self._was = file, _status(file)
+        self._model: Begun[Any] = Begun(_load, file)
 
     def of(self, file: Path) -> Begun[Any] | None:
         """The model, if it is that of `file` as that is now."""
-        return self.model if file == self.file and _status(file) == self.was else None
+        return self._model if file == self._file and _status(file) == self._was else None
 
 
 def main() -> None:
@@ -45,8 +45,7 @@ def begin(arguments: Sequence[str]) -> Ahead | None:
     if arguments[:1] != ["chat"] or any(argument.partition("=")[0] in NEED_NONE for argument in arguments):
         return None
     file = bundle_folder(_named_bundle(arguments)) / LANGUAGE_MODEL
-    was = _status(file)
-    return Ahead(file, was, Begun(_load, file)) if was else None
+    return Ahead(file) if _status(file) else None
 
 
 def _named_bundle(arguments: Sequence[str]) -> str:

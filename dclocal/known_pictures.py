@@ -15,8 +15,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from dclocal.bundle import MANIFEST, Bundle
 from dclocal.cells import Cell, common_prefix, segment_cells
 from dclocal.errors import BundleError, UserError
@@ -24,6 +22,8 @@ from dclocal.prompt import Embeds, Segment
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
+
+    import numpy as np
 
     from dclocal.llm import LLM
 
@@ -62,17 +62,17 @@ class KnownPictures:
         """Keep which picture a file of these bytes holds."""
         self._write(self._named(FILE, hashlib.sha256(data).hexdigest()), key.encode())
 
-    def embeds(self, key: str) -> np.ndarray | None:
-        """A picture's embeddings, float32 `[tokens, n_embd]`; None where they are not known."""
+    def embeds(self, key: str) -> memoryview[float] | None:
+        """A picture's embeddings, float32 `[tokens, n_embd]`, see `Embeds`; None where they are not known."""
         data = self._read(self._named(EMBEDS, key))
         width = 4 * self._vision.n_embd
         if data is None or not data or len(data) % width:
             return None
-        return np.frombuffer(data, np.float32).reshape(-1, self._vision.n_embd)
+        return memoryview(data).cast("f", (len(data) // width, self._vision.n_embd))
 
     def keep_embeds(self, key: str, embeds: np.ndarray) -> None:
         """Keep a picture's embeddings."""
-        self._write(self._named(EMBEDS, key), np.ascontiguousarray(embeds, np.float32).tobytes())
+        self._write(self._named(EMBEDS, key), embeds.astype("float32", copy=False).tobytes())
 
     def state(self, cells: Sequence[Cell], adapters: Mapping[str, float]) -> bytes | None:
         """llama.cpp's state of these cells, evaluated with these adapters; None where it is not known."""
@@ -142,7 +142,7 @@ class PictureMemory:
 
         return ThreadPoolExecutor(1)
 
-    def embeds(self, key: str) -> np.ndarray | None:
+    def embeds(self, key: str) -> memoryview[float] | None:
         """A picture's embeddings, float32 `[tokens, n_embd]`, where they are known."""
         return self._known.embeds(key)
 
@@ -172,7 +172,8 @@ class PictureMemory:
     def remember(self) -> None:
         """Keep what the cache holds now; it is written in the background."""
         cells, adapters = list(self._llm.cells), dict(self._llm.adapters)
-        self._writer.submit(self._known.keep_state, cells, adapters, self._llm.state())
+        state = self._llm.state()
+        self._writer.submit(lambda: self._known.keep_state(cells, adapters, _settled(state)))
 
     def wait(self) -> None:
         """Until everything is written."""
@@ -201,6 +202,15 @@ def known_pictures(bundle: Bundle) -> KnownPictures | None:
         raise UserError(f"{LIMIT} is {given!r:.40}", "set it to a number of megabytes, 0 for none")
     limit = int(given) << 20
     return KnownPictures(home() / FOLDER, bundle, limit) if limit else None
+
+
+def _settled(state: bytes) -> bytes:
+    """As a context takes it up that is ready for questions; as it is, of a model where that cannot be said."""
+    from dclocal.kv_state import in_layout
+
+    with suppress(BundleError):
+        return in_layout(state, flash=False)
+    return state
 
 
 def _digest(content: bytes) -> bytes:

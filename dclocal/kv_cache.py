@@ -6,17 +6,19 @@ import ctypes
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from dclocal.cells import Cell, Prefill, plan_prefill
 from dclocal.errors import BundleError
 from dclocal.llama_api import llama
 from dclocal.prompt import Embeds, Segment, part_of, shows_picture
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from dclocal.llama_context import Context
 
 
+FLOAT32 = "f"
+"""As Python's arrays and buffers name the type."""
 ROWS = 4
 SPARE = (0, 0, 2, 1)
 """By how many a batch is filled up, for each number of entries that are left of it; for one it is not worth while."""
@@ -46,7 +48,7 @@ class KVCache:
         """Make the cache hold exactly these segments, with the logits of the last; see `LLM.prefill`."""
         for segment in segments:
             if isinstance(segment, Embeds):
-                self._check_embeds(segment.values)
+                self._check_embeds(segment)
         wanted, plan = plan_prefill(self.cells, segments, self._context.n_ctx)
         self.forget_from(plan.reused)
         missing = part_of(segments, plan.reused)
@@ -58,7 +60,7 @@ class KVCache:
             last = number == len(missing)
             if isinstance(segment, Embeds):
                 start = len(self.cells)
-                self._evaluate_embeds(segment.values, wanted[start : start + len(segment)], last)
+                self._evaluate_embeds(segment.rows(), wanted[start : start + len(segment)], last)
             else:
                 self.evaluate_tokens(segment.ids, last)
         return plan
@@ -70,10 +72,12 @@ class KVCache:
             return None
         values = []
         for segment in segments:
-            rows = segment.values if isinstance(segment, Embeds) else self._rows(segment.ids)
+            rows = segment.rows() if isinstance(segment, Embeds) else self._rows(segment.ids)
             if rows is None:
                 return None
             values.append(rows)
+        import numpy as np
+
         return np.concatenate(values)
 
     def forget_from(self, position: int) -> None:
@@ -94,13 +98,17 @@ class KVCache:
             batch = token_batch([*run] + [run[-1]] * self._spare(len(run)))
             self._decode(batch, run, want_logits and start + len(run) == len(ids), every)
 
-    def _check_embeds(self, values: np.ndarray) -> None:
-        if values.ndim != 2 or values.shape[1] != self._n_embd or values.dtype != np.float32:
+    def _check_embeds(self, embeds: Embeds) -> None:
+        values = embeds.values
+        kind = values.format if isinstance(values, memoryview) else values.dtype.char
+        if kind != FLOAT32 or values.ndim != 2 or values.shape is None or values.shape[1] != self._n_embd:
             raise ValueError(
-                f"image embeddings are {values.dtype} {values.shape}; expected float32 [tokens, {self._n_embd}]"
+                f"image embeddings are of type {kind} and {values.shape}; expected {FLOAT32} [tokens, {self._n_embd}]"
             )
 
     def _evaluate_embeds(self, values: np.ndarray, cells: Sequence[Cell], want_logits: bool) -> None:
+        import numpy as np
+
         for start in range(0, len(values), self._context.batch):
             rows = values[start : start + self._context.batch]
             run = cells[start : start + len(rows)]
@@ -145,8 +153,8 @@ class KVCache:
 def token_batch(ids: Sequence[int]) -> Any:
     """A batch of llama.cpp's with these tokens, to be placed and freed."""
     batch = llama.llama_batch_init(len(ids), 0, 1)
-    values = np.array(ids, dtype=np.int32)
-    ctypes.memmove(batch.token, values.ctypes.data, values.nbytes)
+    values = (ctypes.c_int32 * len(ids))(*ids)
+    ctypes.memmove(batch.token, values, ctypes.sizeof(values))
     return batch
 
 

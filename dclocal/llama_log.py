@@ -12,10 +12,10 @@ import ctypes
 import functools
 import logging
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
+from dclocal.background import Begun
 from dclocal.llama_api import llama
 
 LOGGER = logging.getLogger("dclocal.llama")
@@ -88,17 +88,16 @@ def run_logging(
     """
     receiver = capture_log()
     receiver.errors.clear()
-    with ThreadPoolExecutor(1) as pool:
-        if on_line is None and not LOGGER.isEnabledFor(logging.INFO):
-            with receiver.deaf():
-                result = pool.submit(function, *arguments).result()
-            if succeeded(result):
-                return result
-        receiver.on_line, receiver.failure = on_line, None
-        try:
-            result = pool.submit(function, *arguments).result()
-        finally:
-            receiver.on_line = None
+    if on_line is None and not LOGGER.isEnabledFor(logging.INFO):
+        with receiver.deaf():
+            result = Begun(function, *arguments).result()
+        if succeeded(result):
+            return result
+    receiver.on_line, receiver.failure = on_line, None
+    try:
+        result = Begun(function, *arguments).result()
+    finally:
+        receiver.on_line = None
     if receiver.failure is not None:
         raise receiver.failure
     return result

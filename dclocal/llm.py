@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from dclocal.adapters import Adapters
 from dclocal.cells import Cell, Prefill
@@ -23,6 +21,9 @@ from dclocal.machine import usable_cores
 from dclocal.prompt import Segment
 from dclocal.speaker import Speaker
 from dclocal.token_embeddings import TokenEmbeddings
+
+if TYPE_CHECKING:
+    import numpy as np
 
 WORTH_SETTLING = 256
 """Cells with which plain attention wins within one answer what it takes to change to it."""
@@ -115,6 +116,8 @@ class LLM(Speaker):
 
     def logits(self) -> np.ndarray:
         """A copy of the logits after the last position, float32 `[n_vocab]`."""
+        import numpy as np
+
         pointer = llama.llama_get_logits_ith(self._pointer, -1)
         return np.ctypeslib.as_array(pointer, shape=(self.n_vocab,)).copy()
 
@@ -122,6 +125,8 @@ class LLM(Speaker):
         """Evaluate tokens after what the cache holds; the logits after each of them, float32 `[len(ids), n_vocab]`."""
         if len(self.cells) + len(ids) > self.n_ctx:
             raise PromptError(f"{len(self.cells) + len(ids)} tokens, the context holds {self.n_ctx}", "shorten it")
+        import numpy as np
+
         rows = np.empty((len(ids), self.n_vocab), np.float32)
         for start in range(0, len(ids), self._opened.batch):
             run = ids[start : start + self._opened.batch]
@@ -152,8 +157,7 @@ class LLM(Speaker):
         self._opened.use_threads(threads)
 
     def settle(self) -> None:
-        """Get ready for short questions on what the cache holds, while nobody waits: it takes 20 ms, and then they take
-        two thirds of the time."""
+        """As `Speaker`'s: it takes 20 ms, and then questions take two thirds of the time."""
         if self._opened.flash and self.cells:
             self._use_flash(False)
 
@@ -197,6 +201,7 @@ class LLM(Speaker):
         """Give the memory back; the object is of no use afterwards."""
         if self._context:
             self._context.close()
+            self._tokens.close()
         if self.model:
             llama.llama_model_free(self.model)
         self._context = self.model = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import platform
-import subprocess
 import sys
 from pathlib import Path
 
@@ -119,5 +118,7 @@ def _sysctl(names: str) -> str:
     """macOS's answer, or nothing."""
     if sys.platform != "darwin":
         return ""
+    import subprocess
+
     done = subprocess.run(["sysctl", "-n", *names.split()], capture_output=True, text=True, check=False)
     return " ".join(done.stdout.split())

@@ -17,7 +17,11 @@ from dclocal.errors import PromptError
 from dclocal.formats import PromptFormat
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     import numpy as np
+
+    Rows: TypeAlias = np.ndarray | memoryview[float]
 
 Tokenize = Callable[[str, bool], list[int]]
 """(text, parse_special) -> token ids, without BOS or EOS added."""
@@ -57,13 +61,24 @@ class Tokens:
 
 @dataclass(frozen=True, eq=False)
 class Embeds:
-    """An image's embeddings in the LLM's space, float32 `[tokens, n_embd]`; `key` identifies the content."""
+    """An image's embeddings in the LLM's space, float32 `[tokens, n_embd]`; `key` identifies the content.
+
+    They may come as a buffer of that shape, which becomes an array where it is evaluated: numpy takes longer to import
+    than a question about a known picture to evaluate.
+    """
 
     key: str
-    values: np.ndarray
+    values: Rows
 
     def __len__(self) -> int:
-        return int(self.values.shape[0])
+        return len(self.values)
+
+    def rows(self, start: int = 0, end: int | None = None) -> np.ndarray:
+        """Some of them as an array."""
+        import numpy as np
+
+        array: np.ndarray = np.asarray(self.values)
+        return array[start:end]
 
 
 Segment = Tokens | Embeds
@@ -90,7 +105,7 @@ def part_of(segments: Sequence[Segment], start: int, end: int | None = None) -> 
 
 def _cut(segment: Segment, first: int, last: int) -> Segment:
     if isinstance(segment, Embeds):
-        return Embeds(segment.key, segment.values[first:last])
+        return Embeds(segment.key, segment.rows(first, last))
     return Tokens(segment.ids[first:last])
 
 
@@ -223,7 +238,7 @@ def labelled(pieces: Iterable[Piece], labels: Mapping[str, str]) -> Iterator[Pie
         yield piece
 
 
-def to_segments(pieces: Iterable[Piece], tokenize: Tokenize, embeds: Mapping[str, np.ndarray]) -> list[Segment]:
+def to_segments(pieces: Iterable[Piece], tokenize: Tokenize, embeds: Mapping[str, Rows]) -> list[Segment]:
     """What the language model evaluates: token runs, and images looked up in `embeds`, which maps each key to
     float32 `[tokens, n_embd]`."""
     return [

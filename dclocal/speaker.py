@@ -79,6 +79,9 @@ class Speaker:
             self._end()
             llama.llama_sampler_free(sampler)
 
+    def settle(self) -> None:
+        """Get ready for short questions on what the cache holds, while nobody waits."""
+
     def _draw(self, sampler: Any) -> int:
         """The next token."""
         raise NotImplementedError

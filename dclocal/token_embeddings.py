@@ -10,27 +10,28 @@ import ctypes
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from dclocal.llama_api import ggml, llama
+
+if TYPE_CHECKING:
+    import numpy as np
 
 TENSOR = b"token_embd.weight"
 ARCHITECTURES = ("llama", "phi2", "qwen2")
 """Those that evaluate a token as the row that is looked up for it; others scale it first, or add to it."""
-PLAIN = {"f32": np.float32, "f16": np.float16}
+PLAIN = {"f32": "float32", "f16": "float16"}
 
 
 class TokenEmbeddings:
     """The rows of a model that llama.cpp has loaded from a GGUF file; `n_embd` is their width.
 
-    The file is mapped at once; its table is found when the first row is asked for (11 ms).
+    The file is opened at once, so that it stays the one that was loaded, and its table found when the first row is
+    asked for (11 ms).
     """
 
     def __init__(self, path: Path, model: Any, n_embd: int):
-        self._file = np.memmap(path, np.uint8, mode="r")
-        self._n_embd = n_embd
+        self._file, self._n_embd = path.open("rb"), n_embd
         self._usable = architecture(model) in ARCHITECTURES
 
     def rows(self, ids: Sequence[int]) -> np.ndarray | None:
@@ -38,23 +39,32 @@ class TokenEmbeddings:
         if self._table is None:
             return None
         kind, table = self._table
+        import numpy as np
+
         rows = table[list(ids)]
         if kind in PLAIN:
-            return rows.view(PLAIN[kind]).astype(np.float32)
+            return rows.view(PLAIN[kind]).astype("float32")
         values = np.empty((len(rows), self._n_embd), np.float32)
         _function(f"dequantize_row_{kind}", None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)(
             rows.ctypes.data, values.ctypes.data, values.size
         )
         return values
 
+    def close(self) -> None:
+        """Close the file; what was read of it stays."""
+        self._file.close()
+
     @cached_property
     def _table(self) -> tuple[str, np.ndarray] | None:
         """ggml's name for the type of the rows, and their bytes, uint8 `[tokens, bytes of a row]`."""
         if not self._usable:
             return None
+        import numpy as np
+
+        file = np.memmap(self._file, np.uint8, mode="r")
         pointer, size = ctypes.c_void_p, ctypes.c_size_t
         header = _function("gguf_init_from_buffer", pointer, pointer, size, _HeaderAlone)(
-            self._file.ctypes.data, self._file.size, _HeaderAlone(True)
+            file.ctypes.data, file.size, _HeaderAlone(True)
         )
         if not header:
             return None
@@ -73,7 +83,7 @@ class TokenEmbeddings:
         row = _function("ggml_row_size", size, ctypes.c_int, ctypes.c_int64)(number, self._n_embd)
         if kind not in PLAIN and not hasattr(ggml(), f"dequantize_row_{kind}"):
             return None
-        return kind, self._file[start : start + length].reshape(-1, row)
+        return kind, file[start : start + length].reshape(-1, row)
 
 
 def architecture(model: Any) -> str:

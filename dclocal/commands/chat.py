@@ -44,7 +44,7 @@ def chat(ahead: Ahead | None, images: tuple[str, ...], prompt: str | None, as_js
     first = keys if keys or prompt is not None else None
     llm = None
     if ready:
-        settled = bool(known and keys) and all(map(known.knows, keys))
+        settled = known is not None and bool(keys) and all(map(known.knows, keys))
         llm = begin_llm(ready, model=ahead.of(ready.llm_path) if ahead else None, settled=settled, **shared)
     with for_terminal() as progress:
         if model["checkpoint"] is None:

@@ -82,8 +82,8 @@ class _Collector(LLM):
         super().__init__(path, n_ctx=n_ctx)
         self._cache = _EveryPosition(self._opened, SEQUENCE, self.n_embd, self.token_rows)
 
-    def _open_context(self, path: Path, n_ctx: int, threads: int) -> Context:
-        return Context(self.model, path, n_ctx, threads, on_tensor=self._callback)
+    def _open_context(self, path: Path, n_ctx: int, threads: int, flash: bool) -> Context:
+        return Context(self.model, path, n_ctx, threads, on_tensor=self._callback, flash=flash)
 
     def _watch(self, address: int, ask: bool, _: int) -> bool:
         """llama.cpp asks first whether the tensor is wanted, and comes again once it is computed."""

@@ -90,7 +90,7 @@ def prompt_embeds(model: DenseConnectorModel, tokenizer: Any, text: str, images:
     table = model.base_llm.get_input_embeddings()
     device, dtype = table.weight.device, table.weight.dtype
     parts = [
-        torch.from_numpy(segment.values).to(device)
+        torch.from_numpy(segment.rows()).to(device)
         if isinstance(segment, Embeds)
         else table(torch.tensor(segment.ids, device=device))
         for segment in to_segments(pieces, tokenize_with(tokenizer), arrays)

@@ -18,6 +18,7 @@ from torch.nn import functional
 from dclocal_models.class_words import OF_PHOTOGRAPHS, ClassWords, PhotoGate, ThingWords, Words
 from dclocal_models.layers import FULL_GRID, features_at, resample, resolve_grid, resolve_layer
 from dclocal_models.mining import PatchInfoMining
+from dclocal_models.projector import Projector
 from dclocal_models.scene_words import CountWords
 from dclocal_models.text_words import TextWords
 
@@ -119,8 +120,8 @@ class Connector(nn.Module):
         self.text_words: TextWords | None = None
         if config.texts:
             self.text_words = TextWords(self.dense_width, config.texts, n_embd, grid, self.token_grid)
-        width = self.dense_width + (conv_channels if config.fusion == "concat" else 0)
-        self.projector = nn.Sequential(nn.Linear(width, n_embd), nn.GELU(), nn.Linear(n_embd, n_embd))
+        joined = conv_channels if config.fusion == "concat" else 0
+        self.projector = Projector(self.dense_width + joined, n_embd, grid, joined)
 
     def build(self) -> None:
         """Make the parameters that `integrate` has, if any."""
@@ -151,7 +152,11 @@ class Connector(nn.Module):
         """Embeddings in the LLM's space, `[n, tokens, n_embd]`, of integrated features and, where there is a
         second tower, its map `[n, conv_channels, r, c]`.  `photographed` `[n]`, 0 to 1, says which pictures are
         photographs whatever they look like."""
-        embeds = self._projected(dense, conv_map)
+        features = dense
+        if self.mining is not None and conv_map is not None:
+            mined = self.mining(dense[..., : self.width], conv_map, self.grid)
+            features = torch.cat([mined, dense[..., self.width :]], dim=-1)
+        embeds = self.projector(features, conv_map, self._interpolate)
         if self.text_words is not None:
             embeds = embeds + self.text_words(dense)
         needed = self.thing_words is not None or self.count_words is not None
@@ -163,27 +168,6 @@ class Connector(nn.Module):
         names = sum((words.say(together(each)) for words, each in heard), start=self.count_words.silence(embeds))
         said = self.count_words(names, dense, conv_map, places)
         return self.count_words.at_length(self.count_words.in_order(embeds) + said)
-
-    def _projected(self, dense: Tensor, conv_map: Tensor | None) -> Tensor:
-        """The projector's output, interpolated to the token grid.
-
-        A resampled map is a weighted mean of its places, so it commutes with a linear layer: each is applied where
-        there are fewer places, to the same result.
-        """
-        enter, activation, leave = self.projector
-        assert isinstance(enter, nn.Linear)
-        if conv_map is None:
-            entered = enter(dense)
-        elif self.mining is not None:
-            mined = self.mining(dense[..., : self.width], conv_map, self.grid)
-            entered = enter(torch.cat([mined, dense[..., self.width :]], dim=-1))
-        else:
-            of_dense, of_map = enter.weight.split([self.dense_width, self.conv_channels], dim=1)
-            seen = functional.linear(conv_map.flatten(2).transpose(1, 2), of_map)
-            as_map = seen.transpose(1, 2).unflatten(2, conv_map.shape[-2:])
-            beside = resample(as_map, self.grid).flatten(2).transpose(1, 2)
-            entered = functional.linear(dense, of_dense, enter.bias) + beside
-        return leave(self._interpolate(activation(entered)))
 
     def _photographs(self, dense: Tensor, photographed: Tensor | None) -> Tensor | None:
         """How much each picture is a photograph, `[n, 1, 1]`; None where that is not told."""

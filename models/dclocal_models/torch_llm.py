@@ -59,6 +59,9 @@ class TorchLLM:
         self._evaluate(torch.cat(rows), wanted[plan.reused :])
         return plan
 
+    def settle(self) -> None:
+        """Questions take no less time afterwards."""
+
     def logits(self) -> np.ndarray:
         """A copy of the logits after the last position, float32 `[n_vocab]`."""
         return self._logits.copy()
@@ -101,7 +104,7 @@ class TorchLLM:
     def _rows(self, segment: Segment, skip: int) -> Tensor:
         """The embeddings of a segment's cells from `skip` on, `[cells, n_embd]`."""
         if isinstance(segment, Embeds):
-            return torch.from_numpy(segment.values[skip:]).to(self._table.weight.device, self._table.weight.dtype)
+            return torch.from_numpy(segment.rows(skip)).to(self._table.weight.device, self._table.weight.dtype)
         return self._embedded(segment.ids[skip:])
 
     def _new_cache(self) -> None:
