@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from dclocal.album import Album
 from dclocal.cells import common_prefix, plan_prefill, segment_cells
 from dclocal.chat_events import (
     Answered,
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from dclocal.known_pictures import PictureMemory
-    from dclocal.prompt import Rows
 
 STEP = 256
 """Tokens that are evaluated between two looks at whether the work is called off."""
@@ -64,12 +64,7 @@ class ChatSession:
     ):
         self.bundle, self.vision, self.llm, self._memory = bundle, vision, llm, memory
         self._text_llm = text_llm
-        self._newline, self.system = bundle.read_newline(), system
-        self._numbers: dict[str, int] = {}
-        self._images: dict[str, Callable[[], Image]] = {}
-        self._embeds: dict[str, Rows] = {}
-        self._encode_ms: dict[str, float] = {}
-        self._labels: dict[str, str] = {}
+        self.system, self._album = system, Album(bundle, vision, memory)
         self.turns: tuple[Turn, ...] = ()
 
     @property
@@ -95,8 +90,7 @@ class ChatSession:
 
     def attach_late(self, load: Callable[[], Image], key: str) -> Attachment:
         """The same of an image that is loaded only where nothing is known of it."""
-        self._images.setdefault(key, load)
-        return self._numbered(key)
+        return self._album.add(load, key)
 
     def attach_embeds(self, key: str, embeds: np.ndarray, *, label: str = "", encode_ms: float = 0.0) -> Attachment:
         """Make a picture known by its embeddings, float32 `[tokens, n_embd]`: a frame of a video, or one encoded ahead.
@@ -104,22 +98,16 @@ class ChatSession:
         `key` names this content, its pooling and its label; `label` stands as text before the picture; the next
         question that shows it counts the `encode_ms` that it took.
         """
-        if key not in self._embeds:
-            self._embeds[key], self._encode_ms[key], self._labels[key] = embeds, encode_ms, label
-        return self._numbered(key)
+        return self._album.add_embeds(key, embeds, label, encode_ms)
 
     def detach(self, attachment: Attachment) -> None:
         """Give back what a picture takes, unless the conversation shows it; its number stays taken."""
         if not any(attachment.key in turn.question.images for turn in self.turns):
-            for known in (self._images, self._embeds, self._encode_ms, self._labels):
-                known.pop(attachment.key, None)
+            self._album.remove(attachment.key)
 
     def needed_tokens(self, text: str, images: Sequence[Attachment]) -> int:
         """How many tokens a question adds whose pictures are encoded, up to where its answer starts."""
         return sum(map(len, self._new_segments(Message("user", text.strip(), tuple(each.key for each in images)))))
-
-    def _numbered(self, key: str) -> Attachment:
-        return Attachment(self._numbers.setdefault(key, len(self._numbers) + 1), key)
 
     def ask(
         self,
@@ -146,7 +134,7 @@ class ChatSession:
         for key in keys:
             if stopped and stopped():
                 return
-            encoded.append(self._encode(key))
+            encoded.append(self._album.encode(key))
             yield encoded[-1]
         question = Message("user", text.strip(), keys)
         turn = Turn(question, tuple(self._new_segments(question)))
@@ -179,8 +167,8 @@ class ChatSession:
         for key in keys:
             if stopped and stopped():
                 return
-            if key not in self._embeds:
-                yield self._encode(key)
+            if key not in self._album.embeds:
+                yield self._album.encode(key)
         one, other = (self._new_segments(Message("user", text, keys)) for text in ("a", "1"))
         shared = common_prefix(list(segment_cells(one)), list(segment_cells(other)))
         segments = [*self._past(self.turns), *part_of(one, 0, shared)]
@@ -195,8 +183,8 @@ class ChatSession:
         """Add a turn that was said elsewhere: its pictures are encoded, the next question evaluates the rest."""
         keys = tuple(attachment.key for attachment in images)
         for key in keys:
-            if key not in self._embeds:
-                self._encode(key)
+            if key not in self._album.embeds:
+                self._album.encode(key)
         question = Message("user", text.strip(), keys)
         ids = self.llm.tokenize(self.bundle.manifest.prompt.answer_lead + answer, False)
         self.turns += (Turn(question, tuple(self._new_segments(question)), answer, tuple(ids)),)
@@ -248,14 +236,13 @@ class ChatSession:
         if self._memory:
             start = self._memory.recall(segments)
             _, plan = plan_prefill(llm.cells, segments, llm.n_ctx)
-        steps = range(plan.reused + STEP, plan.total, STEP) if stopped else ()
-        for count in sorted({*steps, start} - {0}):
+        for count in range(plan.reused + STEP, plan.total, STEP) if stopped else ():
             if stopped and stopped():
                 return None
             llm.prefill(part_of(segments, 0, count))
-            if self._memory and count == start:
-                self._memory.remember()
         llm.prefill(segments)
+        if self._memory and start:
+            self._memory.remember(start)
         if stopped and stopped():
             return None
         ready = PromptReady(plan.total, plan.reused, milliseconds_since(started))
@@ -264,40 +251,12 @@ class ChatSession:
 
     def _check_room(self, keys: Sequence[str]) -> None:
         """Refuse pictures that fill the context by themselves, before the time to encode them is spent."""
-        tokens = sum(map(self._tokens_of, keys))
+        tokens = sum(map(self._album.tokens, keys))
         if tokens >= self.llm.n_ctx:
             which = "the picture takes" if len(keys) == 1 else f"the {len(keys)} pictures take"
             raise PromptError(
                 f"{which} {tokens} tokens, the context holds {self.llm.n_ctx}", "send fewer or smaller pictures"
             )
-
-    def _tokens_of(self, key: str) -> int:
-        if self._knows(key):
-            return len(self._embeds[key])
-        from dclocal.picture import picture_tokens  # with Pillow, as below
-
-        return picture_tokens(self._images[key]().size, self.bundle.manifest.vision)
-
-    def _encode(self, key: str) -> ImageEncoded:
-        if key in self._encode_ms:
-            return ImageEncoded(key, False, self._encode_ms.pop(key))
-        started = time.perf_counter()
-        cached = self._knows(key)
-        if not cached:
-            from dclocal.picture import encode_picture
-
-            spec = self.bundle.manifest.vision
-            embeds = encode_picture(self._images[key](), spec, self.vision.encode, self._newline)
-            self._embeds[key] = embeds
-            if self._memory:
-                self._memory.keep_embeds(key, embeds)
-        return ImageEncoded(key, cached, milliseconds_since(started))
-
-    def _knows(self, key: str) -> bool:
-        """Whether a picture's embeddings are there, or were found out by an earlier run."""
-        if self._memory and key not in self._embeds and (known := self._memory.embeds(key)) is not None:
-            self._embeds[key] = known
-        return key in self._embeds
 
     def _past(self, turns: Sequence[Turn]) -> list[Segment]:
         """The prompt up to the end of these turns, as it was evaluated."""
@@ -310,4 +269,4 @@ class ChatSession:
         first = not self.turns
         opening = [message for message in self.messages if message.role == "system"] if first else []
         pieces = render(self.bundle.manifest.prompt, [*opening, question], answer_next=True, opening=first)
-        return to_segments(labelled(pieces, self._labels), self.llm.tokenize, self._embeds)
+        return to_segments(labelled(pieces, self._album.labels), self.llm.tokenize, self._album.embeds)

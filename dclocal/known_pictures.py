@@ -156,7 +156,7 @@ class PictureMemory:
 
     def recall(self, segments: Sequence[Segment]) -> int:
         """Bring the prompt's start back into the cache where it is known; where it is not, how many of its tokens are
-        to be evaluated before `remember` is called, 0 where it is not worth while."""
+        to be evaluated and handed to `remember`, 0 where it is not worth while."""
         start = start_of(segments)
         if not start or common_prefix(self._llm.cells, start) == len(start):
             return 0
@@ -169,11 +169,17 @@ class PictureMemory:
             return len(start)
         return 0
 
-    def remember(self) -> None:
-        """Keep what the cache holds now; it is written in the background."""
-        cells, adapters = list(self._llm.cells), dict(self._llm.adapters)
-        state = self._llm.state()
-        self._writer.submit(lambda: self._known.keep_state(cells, adapters, _settled(state)))
+    def remember(self, start: int) -> None:
+        """Keep the first `start` cells that the cache holds; they are written in the background."""
+        cells, adapters, state = self._llm.cells[:start], dict(self._llm.adapters), self._llm.state()
+
+        def keep() -> None:
+            from dclocal.kv_state import in_layout
+
+            with suppress(BundleError):  # of a model whose state cannot be cut
+                self._known.keep_state(cells, adapters, in_layout(state, False, start))
+
+        self._writer.submit(keep)
 
     def wait(self) -> None:
         """Until everything is written."""
@@ -202,15 +208,6 @@ def known_pictures(bundle: Bundle) -> KnownPictures | None:
         raise UserError(f"{LIMIT} is {given!r:.40}", "set it to a number of megabytes, 0 for none")
     limit = int(given) << 20
     return KnownPictures(home() / FOLDER, bundle, limit) if limit else None
-
-
-def _settled(state: bytes) -> bytes:
-    """As a context takes it up that is ready for questions; as it is, of a model where that cannot be said."""
-    from dclocal.kv_state import in_layout
-
-    with suppress(BundleError):
-        return in_layout(state, flash=False)
-    return state
 
 
 def _digest(content: bytes) -> bytes:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dclocal.cells import Cell, Prefill, plan_prefill
 from dclocal.errors import BundleError
 from dclocal.llama_api import llama
+from dclocal.llama_context import TILE
 from dclocal.prompt import Embeds, Segment, part_of, shows_picture
 
 if TYPE_CHECKING:
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
     from dclocal.llama_context import Context
 
 
-FLOAT32 = "f"
-"""As Python's arrays and buffers name the type."""
+FLOAT32 = "float32"
+BUFFERS = {"f": FLOAT32}
+"""What types are called whose letter a buffer tells."""
+WORTH_SETTLING = 256
+"""Cells with which plain attention wins within one answer what it takes to change to it."""
 ROWS = 4
 SPARE = (0, 0, 2, 1)
 """By how many a batch is filled up, for each number of entries that are left of it; for one it is not worth while."""
@@ -51,6 +55,7 @@ class KVCache:
                 self._check_embeds(segment)
         wanted, plan = plan_prefill(self.cells, segments, self._context.n_ctx)
         self.forget_from(plan.reused)
+        self.suit(plan.evaluated)
         missing = part_of(segments, plan.reused)
         values = self._as_embeddings(missing)
         if values is not None:
@@ -86,6 +91,27 @@ class KVCache:
         if not llama.llama_memory_seq_rm(self._context.memory, self.sequence, position, -1):
             raise BundleError("this model's memory cannot be cut", "export it with an attention-based language model")
 
+    def settle(self) -> None:
+        """Get ready for few entries at a time."""
+        if self._context.flash and self.cells:
+            self._use_flash(False)
+
+    def suit(self, entries: int) -> None:
+        """Choose the attention for so many more entries, where it is worth a new context.
+
+        Flash is only chosen again for an empty cache: cells that were moved cannot change contexts before the next
+        evaluation.
+        """
+        if self._context.flash and len(self.cells) >= WORTH_SETTLING and entries < TILE:
+            self._use_flash(False)
+        elif not self._context.flash and not self.cells and entries >= WORTH_SETTLING:
+            self._use_flash(True)
+
+    def _use_flash(self, flash: bool) -> None:
+        if self._context.alone:
+            self._context.use_flash(flash)
+            self._renewed()
+
     def make_room(self, cells: int) -> None:
         """See to it that this many fit."""
         if self._context.make_room(cells):
@@ -100,11 +126,9 @@ class KVCache:
 
     def _check_embeds(self, embeds: Embeds) -> None:
         values = embeds.values
-        kind = values.format if isinstance(values, memoryview) else values.dtype.char
+        kind = BUFFERS.get(values.format, "?") if isinstance(values, memoryview) else values.dtype.name
         if kind != FLOAT32 or values.ndim != 2 or values.shape is None or values.shape[1] != self._n_embd:
-            raise ValueError(
-                f"image embeddings are of type {kind} and {values.shape}; expected {FLOAT32} [tokens, {self._n_embd}]"
-            )
+            raise ValueError(f"image embeddings are {kind} {values.shape}; expected {FLOAT32} [tokens, {self._n_embd}]")
 
     def _evaluate_embeds(self, values: np.ndarray, cells: Sequence[Cell], want_logits: bool) -> None:
         import numpy as np

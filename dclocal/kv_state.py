@@ -15,49 +15,58 @@ SIZES = {0: 4, 1: 2}
 """Bytes of an element, by ggml's number of its type: those of types that are not laid out in blocks."""
 
 
-def in_layout(state: bytes, flash: bool) -> bytes:
-    """`state` in the layout of flash attention, or of plain attention; as it is where it has that, or holds no cells.
+def in_layout(state: bytes, flash: bool, first: int | None = None) -> bytes:
+    """`state` in the layout of flash attention, or of plain attention, of all cells or the `first` so many; as it is
+    where it is that, or holds no cells.
 
     Raises BundleError for what is no state of one sequence, or one of a model that keeps more of a cell than its
     position.
     """
     try:
         reader = _Reader(memoryview(state))
-        mark, cells = _mark(reader)
+        magic, sequence, streams, cells = reader.take("IiII")
+        if streams != 1:
+            raise ValueError("several streams")
+        kept = cells if first is None else min(first, cells)
+        start = reader.place
+        ends = [_cell(reader) for _ in range(cells)]
         if not cells:
             return state
         transposed, layers = reader.take("II")
-        if bool(transposed) is not flash:
+        if bool(transposed) is not flash and kept == cells:
             return state
+        parts: list[bytes | memoryview] = [
+            struct.pack("=IiII", magic, sequence, streams, kept),
+            state[start : ends[kept - 1]],
+        ]
+        parts.append(struct.pack("=II", not flash, layers))
         for _ in range(layers):
-            _, row = reader.take("iQ")
-            reader.skip(cells * row)
-        keys = state[mark + struct.calcsize("=II") : reader.place]
-        values = [part for _ in range(layers) for part in _values(reader, cells, flash)]
+            kind, row = reader.take("iQ")
+            parts += [struct.pack("=iQ", kind, row), reader.skip(cells * row)[: kept * row]]
+        for _ in range(layers):
+            parts += _values(reader, cells, kept, bool(transposed), flash)
         if reader.place != len(state):
             raise ValueError("more follows")
     except (struct.error, ValueError) as error:
-        raise BundleError("this is no state of a language model's cache", "it is evaluated anew") from error
-    return b"".join([state[:mark], struct.pack("=II", not flash, layers), keys, *values])
+        raise BundleError(
+            "this is no state of a language model's cache, which could not be taken up", "start anew"
+        ) from error
+    return b"".join(parts)
 
 
-def _mark(reader: _Reader) -> tuple[int, int]:
-    """Where the layout's mark stands, and how many cells there are."""
-    _magic, _sequence, streams, cells = reader.take("IiII")
-    if streams != 1:
-        raise ValueError("several streams")
-    for _ in range(cells):
-        _position, sequences = reader.take("iI")
-        reader.skip(4 * sequences)
-    return reader.place, cells
+def _cell(reader: _Reader) -> int:
+    """Where a cell's position and sequences end."""
+    _position, sequences = reader.take("iI")
+    reader.skip(4 * sequences)
+    return reader.place
 
 
-def _values(reader: _Reader, cells: int, flash: bool) -> Iterator[bytes]:
+def _values(reader: _Reader, cells: int, kept: int, transposed: bool, flash: bool) -> Iterator[bytes]:
     """A layer's values: their type, then the bytes of a row or, of plain attention, those of an element and how many a
     cell has."""
     import numpy as np
 
-    if flash:
+    if transposed:
         kind, size, width = reader.take("iII")
     else:
         kind, row = reader.take("iQ")
@@ -65,10 +74,10 @@ def _values(reader: _Reader, cells: int, flash: bool) -> Iterator[bytes]:
         width = row // size if size else 0
     if SIZES.get(kind) != size:
         raise ValueError("values in blocks")
-    shape = (width, cells) if flash else (cells, width)
-    values = np.frombuffer(reader.skip(cells * width * size), f"V{size}").reshape(shape)
+    values = np.frombuffer(reader.skip(cells * width * size), f"V{size}")
+    by_cell = values.reshape(width, cells).T if transposed else values.reshape(cells, width)
     yield struct.pack("=iQ", kind, width * size) if flash else struct.pack("=iII", kind, size, width)
-    yield values.T.tobytes()
+    yield (by_cell[:kept] if flash else by_cell[:kept].T).tobytes()
 
 
 class _Reader:

@@ -48,6 +48,11 @@ class Context:
         self._make(min(FIRST_ROOM, self.n_ctx) if sequences == 1 else self.n_ctx)
 
     @property
+    def alone(self) -> bool:
+        """Whether there is one sequence, so that its cells can move to a new context."""
+        return self._sequences == 1
+
+    @property
     def memory(self) -> Any:
         """llama.cpp's memory of the cells."""
         return llama.llama_get_memory(self.pointer)
@@ -81,9 +86,9 @@ class Context:
 
     def restore(self, state: bytes) -> None:
         """Take over the cells of a state in place of those held.  Raises BundleError where it is not this model's."""
+        llama.llama_memory_seq_rm(self.memory, SEQUENCE, 0, -1)
         state = in_layout(state, self.flash)
         buffer = (ctypes.c_ubyte * len(state)).from_buffer_copy(state)
-        llama.llama_memory_seq_rm(self.memory, SEQUENCE, 0, -1)
         if not run_logging(llama.llama_state_seq_set_data, self.pointer, buffer, len(state), SEQUENCE):
             raise BundleError(f"{self._path}: a state of this model could not be taken up", "start anew")
 

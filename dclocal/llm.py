@@ -15,7 +15,7 @@ from dclocal.cells import Cell, Prefill
 from dclocal.errors import BundleError, PromptError
 from dclocal.kv_cache import KVCache
 from dclocal.llama_api import llama
-from dclocal.llama_context import SEQUENCE, TILE, Context
+from dclocal.llama_context import SEQUENCE, Context
 from dclocal.llama_model import load_model
 from dclocal.machine import usable_cores
 from dclocal.prompt import Segment
@@ -24,9 +24,6 @@ from dclocal.token_embeddings import TokenEmbeddings
 
 if TYPE_CHECKING:
     import numpy as np
-
-WORTH_SETTLING = 256
-"""Cells with which plain attention wins within one answer what it takes to change to it."""
 
 
 class LLM(Speaker):
@@ -111,7 +108,6 @@ class LLM(Speaker):
         fit the context, ValueError for embeddings that are not float32 of the model's width; both before anything
         is evaluated or forgotten.
         """
-        self._suit(sum(map(len, segments)) - len(self.cells))
         return self._cache.prefill(segments)
 
     def logits(self) -> np.ndarray:
@@ -158,24 +154,7 @@ class LLM(Speaker):
 
     def settle(self) -> None:
         """As `Speaker`'s: it takes 20 ms, and then questions take two thirds of the time."""
-        if self._opened.flash and self.cells:
-            self._use_flash(False)
-
-    def _suit(self, entries: int) -> None:
-        """Choose the attention for so many more cells, or fewer, where that is worth a new context.
-
-        To choose flash again the cache has to be empty; a state would hold cells that were moved since they were
-        evaluated where they were.
-        """
-        flash, held = self._opened.flash, len(self.cells)
-        if flash and held >= WORTH_SETTLING and entries < TILE:
-            self._use_flash(False)
-        elif not flash and not held and entries >= WORTH_SETTLING:
-            self._use_flash(True)
-
-    def _use_flash(self, flash: bool) -> None:
-        self._opened.use_flash(flash)
-        self._adapters.renew()
+        self._cache.settle()
 
     def forget(self) -> None:
         """Empty the cache, so that the next prompt is evaluated from its start."""
@@ -217,5 +196,5 @@ class LLM(Speaker):
         return token
 
     def _follow(self, token: int) -> None:
-        self._suit(1)
+        self._cache.suit(1)
         self._cache.evaluate_tokens((token,), True)

@@ -110,7 +110,7 @@ def test_a_session_reads_all_tiles_once(tmp_path: Path) -> None:
     attachment = chat.attach(WIDE)
     events = list(chat.ask("What?", [attachment]))
     assert isinstance(events[-1], Answered) and events[-1].stats.image_tokens == 14
-    assert (chat._embeds[attachment.key] == N).all(axis=1).nonzero()[0].tolist() == [8, 13]
+    assert (chat._album.embeds[attachment.key] == N).all(axis=1).nonzero()[0].tolist() == [8, 13]
     again = list(chat.ask("Really?"))
     ready = next(event for event in again if isinstance(event, PromptReady))
     assert ready.prompt_tokens - ready.reused_tokens == len("E\nSuser\nReally?E\nSassistant\n")

@@ -23,10 +23,13 @@ class Projector(nn.Sequential):
         super().__init__(nn.Linear(width, n_embd), nn.GELU(), nn.Linear(n_embd, n_embd))
         self._grid, self._conv_channels = grid, conv_channels
 
-    def forward(self, dense: Tensor, conv_map: Tensor | None, interpolate: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(  # type: ignore[override]
+        self, dense: Tensor, conv_map: Tensor | None, interpolate: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         """`dense` without the map's channels, `conv_map` `[n, conv_channels, r, c]`; `interpolate` is linear in its
         tokens, with weights that sum to one."""
         enter, activation, leave = self
+        assert isinstance(enter, nn.Linear)
         if conv_map is None or not self._conv_channels:
             entered = enter(dense)
         else:
