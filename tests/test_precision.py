@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dclocal_train import start, trainer
+from dclocal_train import precision, start, trainer
 from dclocal_train.config import load_recipe
 from dclocal_train.precision import autocast, has_quick_bf16
 from dclocal_train.start import start_model, training_dtype
@@ -34,13 +34,31 @@ def test_bfloat16_is_used_where_it_is_quick(quick: bool, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("gpu", [False, True])
-@pytest.mark.parametrize("multiplied", [False, True])
-def test_it_is_quick_where_something_multiplies_it(
-    gpu: bool, multiplied: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("multiplied", "quicker"), [(False, True), (True, True), (True, False)])
+def test_it_is_quick_where_something_multiplies_it_faster(
+    gpu: bool, multiplied: bool, quicker: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    seconds = {torch.bfloat16: 1.0, torch.float32: 2.0 if quicker else 0.5}
+    monkeypatch.setattr(precision, "_seconds", seconds.__getitem__)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: multiplied)
-    assert has_quick_bf16() is (gpu or multiplied)
-    with autocast("cpu"):
-        product = torch.ones(2, 2) @ torch.ones(2, 2)
-    assert product.dtype is (torch.bfloat16 if multiplied else torch.float32), "a GPU does not make a processor quick"
+    precision._bf16_is_quicker.cache_clear()
+    try:
+        assert has_quick_bf16() is (gpu or (multiplied and quicker))
+        with autocast("cpu"):
+            product = torch.ones(2, 2) @ torch.ones(2, 2)
+    finally:
+        precision._bf16_is_quicker.cache_clear()
+    expected = torch.bfloat16 if multiplied and quicker else torch.float32
+    assert product.dtype is expected, "a GPU does not make a processor quick"
+
+
+def test_products_are_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[torch.dtype] = []
+    monkeypatch.setattr(precision, "_seconds", lambda dtype: timed.append(dtype) or float(len(timed)))
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    precision._bf16_is_quicker.cache_clear()
+    try:
+        assert has_quick_bf16("cpu") and has_quick_bf16("cpu") and len(timed) == 2
+    finally:
+        precision._bf16_is_quicker.cache_clear()

@@ -17,8 +17,11 @@ from dclocal_train.data import turns_of
 from dclocal_train.synthetic import easy_vqa
 from dclocal_train.synthetic.build import build_data
 from dclocal_train.synthetic.chatter import circles, prompts, whole_sentences
+from dclocal_train.synthetic.class_sorts import ANIMAL_SORTS, ANIMALS, THING_SORTS, sort_of
+from dclocal_train.synthetic.english import article
 from dclocal_train.synthetic.imprints import draw_imprint
 from dclocal_train.synthetic.photographs import PHOTOGRAPHS, draw_photograph
+from dclocal_train.synthetic.phrases import UNKNOWN
 
 
 def test_easy_vqa_rows_are_the_splits_own(tmp_path: Path) -> None:
@@ -39,18 +42,36 @@ def test_easy_vqa_rows_are_the_splits_own(tmp_path: Path) -> None:
     assert all((tmp_path / row["image"]).read_bytes() == b"picture" for row in rows)
 
 
-def test_an_imprint_is_asked_about_by_its_own_name() -> None:
+SORTS = (*ANIMAL_SORTS, *THING_SORTS)
+
+
+def test_an_imprint_is_asked_about_by_its_own_name_or_sort() -> None:
     background = Image.new("RGB", (336, 336))
-    for seed in range(60):
+    for seed in range(120):
         sample = draw_imprint(background, random.Random(seed))
-        name = class_names()[sample.extra["imprint"]]
+        index = sample.extra["imprint"]
+        name, sort = class_names()[index], sort_of(index)
+        animal = ["animal"] if index in ANIMALS else []
         for question, answer in sample.turns:
             if answer == "yes":
-                assert name.split()[-1] in question
+                assert any(said in question for said in (name, sort or name, *animal)), (name, question)
             elif answer == "no":
-                assert f" {name} " not in question
-            else:
-                assert name in answer, (question, answer)
+                assert all(f" {said} " not in question for said in (name, sort or name, *animal)), (name, question)
+            elif answer not in UNKNOWN:
+                assert name in answer or (sort and answer == article(sort)), (question, answer)
+        answers = [answer for _, answer in sample.turns]
+        assert "yes" in answers and 2 <= answers.count("no") <= 4
+
+
+def test_sorts_are_what_their_classes_are_called() -> None:
+    """A number that is off by one makes a dog of a wolf."""
+    names = class_names()
+    said = {sort: {names[index] for index in range(1000) if sort_of(index) == sort} for sort in SORTS}
+    for sort in ("dog", "bird", "snake", "spider", "monkey", "car", "bear"):
+        assert sum(sort in name.split() for name in said[sort]) > 0.7 * len(said[sort]), said[sort]
+    assert not said["dog"] & said["wolf"] and "fox" in said["fox"] and "tabby cat" in said["cat"]
+    assert {"golden retriever dog", "pug dog"} < said["dog"] and "lion" in said["lion"]
+    assert all("dog" not in names[index].split() or sort_of(index) == "dog" for index in ANIMALS)
 
 
 def test_the_same_number_is_the_same_photograph() -> None:

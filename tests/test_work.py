@@ -29,7 +29,8 @@ try:
 except SystemExit:
     pass
 counts = dict(line.split(": ") for line in open("/proc/self/io").read().splitlines())
-loaded = [name for name in ("onnxruntime", "torch", "cv2", "textual", "jsonschema") if name in sys.modules]
+names = ("onnxruntime", "numpy", "PIL", "torch", "cv2", "textual", "jsonschema")
+loaded = [name for name in names if name in sys.modules]
 print(json.dumps({"read": int(counts["rchar"]), "loaded": loaded}), file=sys.stderr)
 """
 
@@ -99,7 +100,7 @@ def test_a_start_reads_the_models_once_and_a_known_picture_leaves_the_encoder_ou
         counts.append(json.loads(ended.stderr.splitlines()[-1]))
         answers.append(json.loads(ended.stdout))
     size = bundle.vision_path.stat().st_size
-    assert counts[0]["read"] < 1.3 * size + (40 << 20) and counts[0]["loaded"] == ["onnxruntime"]
+    assert counts[0]["read"] < 1.3 * size + (40 << 20) and counts[0]["loaded"] == ["onnxruntime", "numpy", "PIL"]
     assert counts[1]["read"] < 40 << 20 and counts[1]["loaded"] == []
     assert answers[1]["answer"] == answers[0]["answer"]
     assert [answer["stats"]["image_cached"] for answer in answers] == [False, True]

@@ -23,7 +23,15 @@ def layer_groups(first: int, final: int, groups: int) -> tuple[tuple[int, ...], 
 
 
 def resample(maps: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Bilinear interpolation of `[n, channels, rows, columns]` to `grid`, pixel centres aligned at halves."""
+    """Bilinear interpolation of `[n, channels, rows, columns]` to `grid`, pixel centres aligned at halves.
+
+    To half of each side that is the mean of four, which every library computes several times as fast.
+    """
+    rows, columns = maps.shape[-2:]
+    if (rows, columns) == grid:
+        return maps
+    if (rows, columns) == (2 * grid[0], 2 * grid[1]):
+        return functional.avg_pool2d(maps, 2)
     return functional.interpolate(maps, size=grid, mode="bilinear", align_corners=False)
 
 
