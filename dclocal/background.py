@@ -24,11 +24,14 @@ class Begun(Generic[Made]):
     def result(self) -> Made:
         """It, once it is there; raises what the function raised.  Interrupted, it waits all the same: what runs in C
         cannot be called off, nor left alone with what it works on."""
-        try:
-            self._thread.join()
-        except BaseException:
-            self._thread.join()
-            raise
+        interrupted: BaseException | None = None
+        while self._thread.is_alive():
+            try:
+                self._thread.join()
+            except BaseException as error:
+                interrupted = error
+        if interrupted is not None:
+            raise interrupted
         if self._error is not None:
             raise self._error
         return self._made

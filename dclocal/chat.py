@@ -63,7 +63,7 @@ class ChatSession:
         text_llm: Callable[[], LanguageModel] | None = None,
     ):
         self.bundle, self.vision, self.llm, self._memory = bundle, vision, llm, memory
-        self._text_llm = text_llm
+        self._text_llm, self._answering = text_llm, llm
         self.system, self._album = system, Album(bundle, vision, memory)
         self.turns: tuple[Turn, ...] = ()
 
@@ -177,7 +177,7 @@ class ChatSession:
 
     def settle(self) -> None:
         """Get ready for the next question, while nobody waits for anything."""
-        self.llm.settle()
+        self._answering.settle()
 
     def add_turn(self, text: str, images: Sequence[Attachment], answer: str) -> None:
         """Add a turn that was said elsewhere: its pictures are encoded, the next question evaluates the rest."""
@@ -201,6 +201,7 @@ class ChatSession:
         """Evaluate the prompt after `earlier` turns and generate, from where the turn's answer ends."""
         segments = [*self._past(earlier), *turn.segments, *([Tokens(turn.ids)] if turn.ids else [])]
         llm = self.llm if self._text_llm is None or shows_picture(segments) else self._text_llm()
+        self._answering = llm
         ready = yield from self._prefill(llm, segments, stopped)
         if ready is None:
             return

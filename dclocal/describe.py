@@ -10,6 +10,7 @@ from typing import Any
 
 from dclocal.bundle import PARITY_FILE, Bundle
 from dclocal.errors import BundleError
+from dclocal.files import printable
 from dclocal.manifest import VisionSpec
 from dclocal.tables import Table
 from dclocal.typed_json import REMEDY, parse_json
@@ -168,7 +169,5 @@ def _value(key: str, value: object) -> str:
 
 def _cell(text: str) -> str:
     """One line of printable text, cut where it is very long."""
-    from dclocal.files import printable  # it needs numpy and Pillow
-
     text = printable(text)
     return text if len(text) <= MAX_CELL else f"{text[:MAX_CELL]}…"

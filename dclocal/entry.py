@@ -27,16 +27,22 @@ class Ahead:
         self._file, self._was = file, _status(file)
         self._model: Begun[Any] = Begun(_load, file)
 
-    def of(self, file: Path) -> Begun[Any] | None:
-        """The model, if it is that of `file` as that is now."""
-        return self._model if file == self._file and _status(file) == self._was else None
+    def of(self, file: Path | None) -> Begun[Any] | None:
+        """The model, if it is that of `file` as that is now; else it is given back, and there is none."""
+        if file == self._file and _status(file) == self._was:
+            return self._model
+        _free(self._model)
+        return None
 
 
 def main() -> None:
     """Run the command and exit."""
-    ahead = begin(sys.argv[1:])
-    from dclocal.cli import main  # which takes its time
-
+    try:
+        ahead = begin(sys.argv[1:])
+        from dclocal.cli import main  # which takes its time
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        sys.exit(130)
     main(ahead=ahead)
 
 
@@ -66,6 +72,16 @@ def _status(file: Path) -> tuple[int, ...]:
     except (OSError, ValueError):  # the latter: a NUL character
         return ()
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _free(model: Begun[Any]) -> None:
+    from dclocal.errors import BundleError
+    from dclocal.llama_api import llama
+
+    try:
+        llama.llama_model_free(model.result())
+    except BundleError:  # it could not be loaded
+        return
 
 
 def _load(file: Path) -> Any:

@@ -1,6 +1,6 @@
 """Conversations kept in a database of the user's own: created, appended to as answers grow, found again, deleted.
 
-SQLite in WAL mode under `store.home()`; several processes may use it at once.  Where the home cannot be written the
+SQLite in WAL mode under `places.home()`; several processes may use it at once.  Where the home cannot be written the
 history lives in memory, and a damaged database is moved aside: `note` says so.  `history_data.py` has what is handed
 on, `history_media.py` keeps pictures and videos, `history_export.py` writes conversations to files.
 """

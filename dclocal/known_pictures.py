@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dclocal import __version__
 from dclocal.bundle import MANIFEST, Bundle
 from dclocal.cells import Cell, common_prefix, segment_cells
 from dclocal.errors import BundleError, UserError
@@ -32,6 +33,8 @@ LIMIT = "DCLOCAL_PICTURE_CACHE_MB"
 DEFAULT_LIMIT_MB = 256
 DIGEST_BYTES = 16
 EMBEDS, STATE, FILE = ".embeds", ".state", ".file"
+DECODING = 1
+"""Raise it when files are decoded to other pictures than before."""
 MAX_STATE_CELLS = 768
 """A longer start of a prompt is evaluated anew: its state would take more room than many pictures'."""
 
@@ -53,14 +56,14 @@ class KnownPictures:
 
     def key_of(self, data: bytes) -> str | None:
         """The key of the picture in a file of these bytes, where its embeddings are known too."""
-        key = self._read(self._named(FILE, hashlib.sha256(data).hexdigest()))
+        key = self._read(self._named(FILE, f"{DECODING} {__version__} {hashlib.sha256(data).hexdigest()}"))
         if key is None or not self.knows(key.decode(errors="replace")):
             return None
         return key.decode(errors="replace")
 
     def keep_key(self, data: bytes, key: str) -> None:
         """Keep which picture a file of these bytes holds."""
-        self._write(self._named(FILE, hashlib.sha256(data).hexdigest()), key.encode())
+        self._write(self._named(FILE, f"{DECODING} {__version__} {hashlib.sha256(data).hexdigest()}"), key.encode())
 
     def embeds(self, key: str) -> memoryview[float] | None:
         """A picture's embeddings, float32 `[tokens, n_embd]`, see `Embeds`; None where they are not known."""
@@ -149,10 +152,6 @@ class PictureMemory:
     def keep_embeds(self, key: str, embeds: np.ndarray) -> None:
         """Keep a picture's embeddings, in the background."""
         self._writer.submit(self._known.keep_embeds, key, embeds)
-
-    def keep_key(self, data: bytes, key: str) -> None:
-        """Keep which picture a file of these bytes holds, in the background."""
-        self._writer.submit(self._known.keep_key, data, key)
 
     def recall(self, segments: Sequence[Segment]) -> int:
         """Bring the prompt's start back into the cache where it is known; where it is not, how many of its tokens are

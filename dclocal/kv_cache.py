@@ -23,6 +23,8 @@ BUFFERS = {"f": FLOAT32}
 """What types are called whose letter a buffer tells."""
 WORTH_SETTLING = 256
 """Cells with which plain attention wins within one answer what it takes to change to it."""
+WORTH_FLASH = 128
+"""Entries in which flash attention does."""
 ROWS = 4
 SPARE = (0, 0, 2, 1)
 """By how many a batch is filled up, for each number of entries that are left of it; for one it is not worth while."""
@@ -31,7 +33,7 @@ SPARE = (0, 0, 2, 1)
 class KVCache:
     """The cells of sequence `sequence` of a context, each a token id or a row of an image, for at most `n_ctx` of them.
 
-    `renewed` is called after the context was made anew, because it had to grow.  `rows` gives tokens' embeddings, or
+    `renewed` is called after the context was made anew.  `rows` gives tokens' embeddings, or
     None where they have to be evaluated as tokens.
     """
 
@@ -45,6 +47,9 @@ class KVCache:
     ):
         self._context, self.sequence, self._n_embd = context, sequence, n_embd
         self._rows, self._renewed = rows, renewed
+        self._can_change = context.alone
+        self.moved = False
+        """Whether cells were moved since the last evaluation, with which their positions change."""
         self.cells: list[Cell] = []
         self.evaluated_tokens = 0
 
@@ -88,6 +93,7 @@ class KVCache:
     def forget_from(self, position: int) -> None:
         """Drop the cells from `position` on, and whatever an interrupted evaluation left behind them."""
         del self.cells[position:]
+        self.moved = self.moved and position > 0
         if not llama.llama_memory_seq_rm(self._context.memory, self.sequence, position, -1):
             raise BundleError("this model's memory cannot be cut", "export it with an attention-based language model")
 
@@ -97,19 +103,22 @@ class KVCache:
             self._use_flash(False)
 
     def suit(self, entries: int) -> None:
-        """Choose the attention for so many more entries, where it is worth a new context.
-
-        Flash is only chosen again for an empty cache: cells that were moved cannot change contexts before the next
-        evaluation.
-        """
-        if self._context.flash and len(self.cells) >= WORTH_SETTLING and entries < TILE:
+        """Choose the attention for so many more entries, where it is worth a new context."""
+        flash, held = self._context.flash, len(self.cells)
+        if flash and held >= WORTH_SETTLING and entries < TILE:
             self._use_flash(False)
-        elif not self._context.flash and not self.cells and entries >= WORTH_SETTLING:
+        elif not flash and entries >= max(held, WORTH_FLASH):
             self._use_flash(True)
 
     def _use_flash(self, flash: bool) -> None:
-        if self._context.alone:
+        """A model of which that is not possible goes on as it is."""
+        if self.moved or not self._can_change:
+            return
+        try:
             self._context.use_flash(flash)
+        except BundleError:
+            self._can_change = False
+        finally:
             self._renewed()
 
     def make_room(self, cells: int) -> None:
@@ -162,6 +171,7 @@ class KVCache:
                 place(batch, index, position + index, self.sequence, every and index < len(cells))
             batch.logits[len(cells) - 1] = want_logits
             evaluate(self._context, batch, filled)
+            self.moved = False
             self.record(cells)
             if spare:
                 self.forget_from(len(self.cells))

@@ -29,9 +29,11 @@ def in_layout(state: bytes, flash: bool, first: int | None = None) -> bytes:
             raise ValueError("several streams")
         kept = cells if first is None else min(first, cells)
         start = reader.place
-        ends = [_cell(reader) for _ in range(cells)]
+        positions, ends = zip(*(_cell(reader) for _ in range(cells))) if cells else ((), ())
         if not cells:
             return state
+        if kept < cells and positions[:kept] != tuple(range(kept)):
+            raise ValueError("the first cells are not those of the first positions")
         transposed, layers = reader.take("II")
         if bool(transposed) is not flash and kept == cells:
             return state
@@ -54,11 +56,11 @@ def in_layout(state: bytes, flash: bool, first: int | None = None) -> bytes:
     return b"".join(parts)
 
 
-def _cell(reader: _Reader) -> int:
-    """Where a cell's position and sequences end."""
-    _position, sequences = reader.take("iI")
+def _cell(reader: _Reader) -> tuple[int, int]:
+    """A cell's position, and where its part of the state ends."""
+    position, sequences = reader.take("iI")
     reader.skip(4 * sequences)
-    return reader.place
+    return position, reader.place
 
 
 def _values(reader: _Reader, cells: int, kept: int, transposed: bool, flash: bool) -> Iterator[bytes]:

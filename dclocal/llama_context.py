@@ -24,7 +24,7 @@ SEQUENCE = 0
 class Context:
     """One sequence of a model's cells, or several apart from each other.
 
-    `pointer` and `memory` are llama.cpp's, and change when the context grows; `n_ctx` is the limit of a sequence, 0 the
+    `pointer` and `memory` are llama.cpp's, and change when the context is made anew; `n_ctx` is the limit of a sequence, 0 the
     model's own.  One sequence's memory grows as it is needed, that of several is there from the start.  `on_tensor` is
     llama.cpp's callback on every tensor.  With `flash` attention is llama.cpp's fused one, which takes TILE entries at
     a time and is slow with fewer.  Raises BundleError where there is not the memory.
@@ -42,10 +42,11 @@ class Context:
         flash: bool = True,
     ):
         self._model, self._path, self._threads, self._on_tensor = model, path, threads, on_tensor
-        self._sequences, self.flash = sequences, flash
+        self._sequences = sequences
         self.n_ctx = n_ctx or llama.llama_model_n_ctx_train(model)
         self.pointer: Any = None
-        self._make(min(FIRST_ROOM, self.n_ctx) if sequences == 1 else self.n_ctx)
+        room = min(FIRST_ROOM, self.n_ctx) if sequences == 1 else self.n_ctx
+        self._use(self._new(room, flash), flash)
 
     @property
     def alone(self) -> bool:
@@ -64,13 +65,16 @@ class Context:
         """
         if cells <= self._room:
             return False
-        self._move(self.state(), min(self.n_ctx, max(2 * self._room, -(-cells // BATCH) * BATCH)))
+        self._move(min(self.n_ctx, max(2 * self._room, -(-cells // BATCH) * BATCH)), self.flash)
         return True
 
     def use_flash(self, flash: bool) -> None:
-        """Change the kind of attention: the context is made anew, and the cells it holds move; see `make_room`."""
-        held, self.flash = in_layout(self.state(), flash), flash
-        self._move(held, self._room)
+        """Change the kind of attention: the context is made anew, and the cells it holds move; see `make_room`.
+
+        Raises BundleError where this model's state is not known to have the other's layout, or there is not the memory;
+        then nothing changes.
+        """
+        self._move(self._room, flash)
 
     def use_threads(self, threads: int) -> None:
         """Evaluate with so many from now on."""
@@ -87,10 +91,7 @@ class Context:
     def restore(self, state: bytes) -> None:
         """Take over the cells of a state in place of those held.  Raises BundleError where it is not this model's."""
         llama.llama_memory_seq_rm(self.memory, SEQUENCE, 0, -1)
-        state = in_layout(state, self.flash)
-        buffer = (ctypes.c_ubyte * len(state)).from_buffer_copy(state)
-        if not run_logging(llama.llama_state_seq_set_data, self.pointer, buffer, len(state), SEQUENCE):
-            raise BundleError(f"{self._path}: a state of this model could not be taken up", "start anew")
+        self._fill(self.pointer, in_layout(state, self.flash))
 
     def close(self) -> None:
         """Give the memory back."""
@@ -98,25 +99,40 @@ class Context:
             llama.llama_free(self.pointer)
         self.pointer = None
 
-    def _move(self, held: bytes, room: int) -> None:
-        """Make the context anew, with what it held."""
+    def _move(self, room: int, flash: bool) -> None:
+        """Go on in a new context, which is whole before the old one is given back: whatever interrupts this, what the
+        cache is known to hold is there."""
+        held = in_layout(self.state(), flash)
+        new = self._new(room, flash)
+        try:
+            self._fill(new, held)
+        except BaseException:
+            llama.llama_free(new)
+            raise
         old = self.pointer
-        self._make(room)
+        self._use(new, flash)
         llama.llama_free(old)
-        self.restore(held)
 
-    def _make(self, room: int) -> None:
+    def _use(self, pointer: Any, flash: bool) -> None:
+        self.pointer, self.flash, self._room = pointer, flash, llama.llama_n_ctx_seq(pointer)
+        self.batch = min(BATCH, llama.llama_n_batch(pointer))
+
+    def _fill(self, pointer: Any, state: bytes) -> None:
+        buffer = (ctypes.c_ubyte * len(state)).from_buffer_copy(state)
+        if not run_logging(llama.llama_state_seq_set_data, pointer, buffer, len(state), SEQUENCE):
+            raise BundleError(f"{self._path}: a state of this model could not be taken up", "start anew")
+
+    def _new(self, room: int, flash: bool) -> Any:
         params = llama.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = room * self._sequences, BATCH, BATCH
         params.n_seq_max, params.kv_unified = self._sequences, False
         params.n_threads = params.n_threads_batch = self._threads
         kinds = (llama.LLAMA_FLASH_ATTN_TYPE_DISABLED, llama.LLAMA_FLASH_ATTN_TYPE_ENABLED)
-        params.flash_attn_type = kinds[self.flash]
+        params.flash_attn_type = kinds[flash]
         params.no_perf = True
         if self._on_tensor is not None:
             params.cb_eval = self._on_tensor
         pointer = run_logging(llama.llama_init_from_model, self._model, params)
         if not pointer:
             raise BundleError(f"{self._path}: no context of {room} tokens could be made", "free memory and try again")
-        self.pointer, self._room = pointer, llama.llama_n_ctx_seq(pointer)
-        self.batch = min(BATCH, llama.llama_n_batch(pointer))
+        return pointer

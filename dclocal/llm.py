@@ -46,6 +46,7 @@ class LLM(Speaker):
     ):
         self.path, self.threads = path, threads or usable_cores()
         self._context: Context | None = None
+        self._tokens: TokenEmbeddings | None = None
         self.model: Any = model or load_model(path)
         """llama.cpp's."""
         super().__init__(self.model)
@@ -146,7 +147,7 @@ class LLM(Speaker):
     def token_rows(self, ids: Sequence[int]) -> np.ndarray | None:
         """Tokens' embeddings, float32 `[len(ids), n_embd]`; None where they cannot be had, or an adapter may change
         them."""
-        return None if self.adapters else self._tokens.rows(ids)
+        return None if self.adapters or self._tokens is None else self._tokens.rows(ids)
 
     def use_threads(self, threads: int) -> None:
         """Evaluate with so many from now on."""
@@ -174,12 +175,14 @@ class LLM(Speaker):
         if not self.can_slide or not llama.llama_memory_seq_rm(self._opened.memory, SEQUENCE, start, end):
             raise BundleError("this model's memory cannot slide", "evaluate the window anew")
         llama.llama_memory_seq_add(self._opened.memory, SEQUENCE, end, -1, start - end)
+        self._cache.moved = True
         self.cells.extend(kept)
 
     def close(self) -> None:
         """Give the memory back; the object is of no use afterwards."""
         if self._context:
             self._context.close()
+        if self._tokens:
             self._tokens.close()
         if self.model:
             llama.llama_model_free(self.model)

@@ -73,7 +73,6 @@ class Repl:
                 return
             if line:
                 self.handle(line)
-                self.session.settle()
 
     def handle(self, line: str) -> None:
         """One line: a command or a question; errors are shown and the loop goes on."""
@@ -86,6 +85,7 @@ class Repl:
                 self.commands[word](argument)
             else:
                 note(f"unknown command {word}; known: {', '.join([*self.commands, '/quit'])}")
+            self.session.settle()
         except UserError as error:
             note(str(error))
         except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""The user's settings: a TOML file under `store.home()`, read as typed data, written back with all else kept.
+"""The user's settings: a TOML file under `places.home()`, read as typed data, written back with all else kept.
 
 Comments and keys that this version does not know stay as they are.
 """

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from dclocal.bundle import MANIFEST, Bundle, read_bundle, verify
 from dclocal.errors import BundleError
+from dclocal.files import printable
 from dclocal.places import DEFAULT, bundle_folder, bundles_folder, home, is_plain
 from dclocal.progress import Progress, silent
 
@@ -134,8 +135,6 @@ def _read(path: Path) -> Bundle:
     try:
         return read_bundle(path)
     except Exception as error:
-        from dclocal.files import printable  # Pillow is not needed where all is well
-
         if isinstance(error, BundleError):
             raise BundleError(printable(error.problem), error.remedy) from error
         raise BundleError(

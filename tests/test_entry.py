@@ -23,6 +23,7 @@ def loaded(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         (bundle_folder(name) / "llm.gguf").write_bytes(b"model")
     files: list[Path] = []
     monkeypatch.setattr(entry, "_load", lambda file: files.append(file) or file.parent.name)
+    monkeypatch.setattr(entry, "_free", lambda model: files.remove(bundle_folder(model.result()) / "llm.gguf"))
     return files
 
 
@@ -68,11 +69,17 @@ def test_another_file_has_another_model(loaded: list[Path]) -> None:
     """A bundle that was built anew meanwhile is not answered by the model that lay there before."""
     file = bundle_folder("mine") / "llm.gguf"
     ahead = entry.begin(["chat", "--bundle", "mine"])
-    assert ahead is not None and ahead.of(bundle_folder("dc-tiny") / "llm.gguf") is None
+    assert ahead is not None
     new = file.with_name("new")
     new.write_bytes(b"other")
     os.replace(new, file)
-    assert ahead.of(file) is None
+    assert ahead.of(file) is None and loaded == []
+
+
+def test_what_nobody_asks_is_given_back(loaded: list[Path]) -> None:
+    for file in (bundle_folder("dc-tiny") / "llm.gguf", None):
+        ahead = entry.begin(["chat", "--bundle", "mine"])
+        assert ahead is not None and ahead.of(file) is None and loaded == []
 
 
 def test_an_error_is_raised_where_the_result_is_asked_for() -> None:

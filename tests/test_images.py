@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dclocal import images
+from dclocal import files, images
 from dclocal.bundle import ImageSpec
 from dclocal.errors import ImageError
 from dclocal.images import image_key, load_image, to_pixels
@@ -242,16 +242,17 @@ def test_odd_names_end_in_one_clear_line(path: str, expected: str) -> None:
 def test_bytes_are_bounded_as_files_are(tmp_path: Path, picture: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
     data = encoded(picture, "BMP")
     (tmp_path / "big.bmp").write_bytes(data)
-    monkeypatch.setattr(images, "MAX_FILE_BYTES", len(data) - 1)
-    for source in (data, tmp_path / "big.bmp"):
-        with pytest.raises(ImageError, match=r"has .* bytes"):
+    for module in (files, images):
+        monkeypatch.setattr(module, "MAX_FILE_BYTES", len(data) - 1)
+    for source, found in ((data, "more than"), (tmp_path / "big.bmp", f"{len(data):,}")):
+        with pytest.raises(ImageError, match=rf"has {found}.* bytes"):
             load_image(source)
 
 
 def test_a_file_that_changes_meanwhile_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Swapped for a pipe or grown between the look and the opening: it would wait, or fill the memory."""
     path, real = tmp_path / "x.png", os.stat
-    monkeypatch.setattr(images, "MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr(files, "MAX_FILE_BYTES", 1000)
 
     def then(change: Callable[[], object]) -> Callable[..., os.stat_result]:
         def stat(file: object, **options: bool) -> os.stat_result:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from dclocal.bundle import Sampling
-from dclocal.kv_cache import WORTH_SETTLING
+from dclocal.errors import BundleError
+from dclocal.kv_cache import WORTH_FLASH, WORTH_SETTLING
 from dclocal.llama_context import TILE
 from dclocal.llm import LLM
 from dclocal.prompt import Tokens
@@ -68,12 +69,13 @@ def test_another_prompt_is_no_question_on_this_one(tiny: LLM) -> None:
 
 
 def test_a_long_new_prompt_has_flash_again(tiny: LLM) -> None:
-    tiny.prefill([ids(40)])
+    """Prompts of one template begin alike: a few cells are always kept."""
+    tiny.prefill([ids(5), ids(40, start=1)])
     tiny.settle()
-    tiny.prefill([ids(WORTH_SETTLING, start=1)])
-    assert flash(tiny) and len(tiny.cells) == WORTH_SETTLING
+    tiny.prefill([ids(5), ids(WORTH_FLASH, start=2)])
+    assert flash(tiny) and len(tiny.cells) == WORTH_FLASH + 5
     tiny.settle()
-    tiny.prefill([ids(9, start=2)])
+    tiny.prefill([ids(5), ids(WORTH_FLASH - 1, start=3)])
     assert not flash(tiny), "a short one is not worth a new context"
 
 
@@ -89,11 +91,64 @@ def test_an_answer_on_much_is_the_same_whatever_evaluates_it(tiny: LLM, monkeypa
     assert flash(tiny) and list(tiny.generate(GREEDY, seed=0, max_tokens=12)) == said
 
 
-def test_cells_that_moved_stay_where_they_are(tiny: LLM) -> None:
+def after_a_drop(llm: LLM, start: int, end: int) -> np.ndarray:
+    """The logits of three tokens after a cache that lost cells."""
+    llm.prefill([ids(WORTH_SETTLING + 40)])
+    llm.drop_cells(start, end)
+    llm.prefill([Tokens(tuple(llm.cells)), ids(3)])  # type: ignore[arg-type]
+    return llm.logits()
+
+
+def test_cells_that_moved_change_no_context_before_they_are_evaluated(tiny: LLM, tiny_gguf: Path) -> None:
     """Their positions are changed with the next evaluation: a context made before that would have the old ones."""
-    tiny.prefill([ids(WORTH_SETTLING + 40)])
-    tiny.drop_cells(5, 25)
+    found = after_a_drop(tiny, 5, 25)
+    assert not flash(tiny) and tiny.evaluated_tokens == WORTH_SETTLING + 43
+    with LLM(tiny_gguf, n_ctx=4096, threads=1) as other:
+        other._cache._can_change = False  # evaluated with flash attention throughout
+        np.testing.assert_allclose(found, after_a_drop(other, 5, 25), rtol=0, atol=5e-3)
+        other.forget()
+        assert np.abs(found - after_a_drop(other, 15, 35)).max() > 0.02  # the bound above tells drops apart
+
+
+def test_moved_cells_stay_in_their_context(tiny: LLM) -> None:
+    tiny.prefill([ids(40)])
+    tiny.drop_cells(5, 9)
+    tiny.prefill([Tokens(tuple(tiny.cells)), ids(WORTH_FLASH, start=1)])  # type: ignore[arg-type]
     assert not flash(tiny)
-    held = len(tiny.cells)
-    tiny.prefill([Tokens(tuple(tiny.cells)), ids(3)])  # type: ignore[arg-type]
-    assert tiny.evaluated_tokens == WORTH_SETTLING + 43 and len(tiny.cells) == held + 3
+
+
+def test_a_model_that_cannot_change_goes_on_as_it_is(tiny: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sliding windows and other caches: what they keep of a cell is not known here."""
+
+    def refuse(state: bytes, flash: bool) -> bytes:
+        raise BundleError("this is no language model's state", "start anew")
+
+    tiny.prefill([ids(WORTH_SETTLING)])
+    monkeypatch.setattr("dclocal.llama_context.in_layout", refuse)
+    tiny.prefill([ids(WORTH_SETTLING), ids(3, start=1)])
+    tiny.settle()
+    assert flash(tiny) and tiny.evaluated_tokens == WORTH_SETTLING + 3
+    expected = tiny.logits()
+    monkeypatch.undo()
+    tiny.forget()
+    tiny.prefill([ids(WORTH_SETTLING), ids(3, start=1)])
+    np.testing.assert_allclose(tiny.logits(), expected, rtol=0, atol=5e-3)
+
+
+def test_an_interruption_leaves_what_is_held(tiny: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record of cells over an empty cache would be answered from without the picture."""
+    tiny.prefill([ids(100)])
+    tiny.prefill([ids(100), ids(5, start=1)])
+    expected = tiny.logits()
+    tiny.prefill([ids(100)])
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny._opened, "_fill", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            tiny.settle()
+    assert flash(tiny) and len(tiny.cells) == 100
+    tiny.prefill([ids(100), ids(5, start=1)])
+    np.testing.assert_allclose(tiny.logits(), expected, rtol=0, atol=1e-4)

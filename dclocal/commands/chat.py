@@ -36,6 +36,7 @@ def chat(ahead: Ahead | None, images: tuple[str, ...], prompt: str | None, as_js
     prompt = read_question(prompt, as_json, STANDARD_INPUT in images)
     shared = {"lora": model["lora"], "threads": model["threads"]}
     ready = ready_bundle(model["bundle"]) if model["checkpoint"] is None else None
+    begun = ahead.of(ready.llm_path if ready else None) if ahead else None
     from dclocal.known_pictures import known_pictures  # which takes its time, beside the language model's loading
 
     known = known_pictures(ready) if ready else None
@@ -45,7 +46,7 @@ def chat(ahead: Ahead | None, images: tuple[str, ...], prompt: str | None, as_js
     llm = None
     if ready:
         settled = known is not None and bool(keys) and all(map(known.knows, keys))
-        llm = begin_llm(ready, model=ahead.of(ready.llm_path) if ahead else None, settled=settled, **shared)
+        llm = begin_llm(ready, model=begun, settled=settled, **shared)
     with for_terminal() as progress:
         if model["checkpoint"] is None:
             bundle = ready or open_bundle(model["bundle"], progress)

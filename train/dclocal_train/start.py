@@ -66,7 +66,7 @@ def training_dtype(recipe: Recipe) -> torch.dtype:
 def _dtype_here(recipe: Recipe) -> torch.dtype:
     dtype = training_dtype(recipe)
     if dtype is torch.bfloat16 and not has_quick_bf16():
-        print("dclocal: this processor has no bfloat16, so training is in float32", file=sys.stderr)
+        print("dclocal: this processor has no quick bfloat16, so training is in float32", file=sys.stderr)
         return torch.float32
     return dtype
 
