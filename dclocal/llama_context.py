@@ -24,10 +24,10 @@ SEQUENCE = 0
 class Context:
     """One sequence of a model's cells, or several apart from each other.
 
-    `pointer` and `memory` are llama.cpp's, and change when the context is made anew; `n_ctx` is the limit of a sequence, 0 the
-    model's own.  One sequence's memory grows as it is needed, that of several is there from the start.  `on_tensor` is
-    llama.cpp's callback on every tensor.  With `flash` attention is llama.cpp's fused one, which takes TILE entries at
-    a time and is slow with fewer.  Raises BundleError where there is not the memory.
+    `pointer` and `memory` are llama.cpp's, and change when the context is made anew; `n_ctx` is the limit of a
+    sequence, 0 the model's own.  One sequence's memory grows as it is needed, that of several is there from the start.
+    `on_tensor` is llama.cpp's callback on every tensor.  With `flash` attention is llama.cpp's fused one, which takes
+    TILE entries at a time and is slow with fewer.  Raises BundleError where there is not the memory.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Photographs told from drawings: nobody names the drawing that a photograph resembles most, nor the other way round."""
+"""Photographs told from drawings: nobody names the drawing that a photograph resembles most."""
 
 from __future__ import annotations
 
