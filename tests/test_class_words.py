@@ -68,26 +68,6 @@ def test_words_of_things_say_the_likeliest_of_all_places_where_nothing_is() -> N
     np.testing.assert_allclose(said(module, torch.from_numpy(features)), expected, atol=1e-5)
 
 
-def test_what_is_alike_is_named_together() -> None:
-    """A thing whose places disagree is what they tell together; what is unlike it, or nothing, has no say."""
-    numbers = np.random.default_rng(1)
-    module = ThingWords(width=6, classes=4, n_embd=3)
-    weight, bias = numbers.standard_normal((4, 6)).astype(np.float32), numbers.random(4, np.float32)
-    with_state(module, weight=torch.from_numpy(weight), bias=torch.from_numpy(bias), gain=torch.tensor([1.0, 0.0]))
-    features = numbers.standard_normal((1, 5, 6)).astype(np.float32) * 2
-    alike = numbers.standard_normal((1, 5, 5)).astype(np.float32) * 3
-    found = module.heard(torch.from_numpy(features), torch.from_numpy(alike)).detach().numpy()[0]
-    logits = features[0] @ weight.T + bias
-    nothing = softmax(logits, axis=-1)[:, 3]
-    for place in range(5):
-        shares = (1 / (1 + np.exp(-alike[0, place]))) ** 2 * (1 - nothing)
-        names = softmax((shares / shares.sum()) @ logits[:, :3])
-        np.testing.assert_allclose(found[place], [*(1 - nothing[place]) * names, nothing[place]], atol=1e-5)
-    alone = torch.full((1, 5, 5), -20.0) + 40 * torch.eye(5)
-    by_itself = module.heard(torch.from_numpy(features), alone).detach().numpy()[0]
-    np.testing.assert_allclose(by_itself, softmax(logits, axis=-1), atol=1e-5)
-
-
 def test_only_the_gain_is_trained(words: ClassWords) -> None:
     assert [name for name, _ in words.named_parameters()] == ["gain"]
 

@@ -102,10 +102,11 @@ def count_words(centres: list[tuple[str, float, float]]) -> dict[str, torch.Tens
         for other, elsewhere in zip(kinds, at):
             alike[0, place, elsewhere] = 20.0 if name == other else -20.0
     words.net.density = lambda dense, conv_map: density  # type: ignore[method-assign]
+    words.net.alike = lambda features: alike  # type: ignore[method-assign]
     here = torch.zeros(1, rows * columns, 1)
     here[0, at] = 1.0
     names = words.together(here)[:, :, None] * torch.tensor([0.5, 0.25, 0.0])[:, None] * torch.eye(32)[31]
-    said = words(names, torch.zeros(1, 96, 3), None, alike).detach()[0]
+    said = words(names, torch.zeros(1, 96, 3), None, torch.zeros(1, rows * columns, 5)).detach()[0]
     told = said.unflatten(0, (rows // 2, columns // 3, 6))
     lanes = {"name": told[:, :, 0, 31:], "second": told[:, :, 1, 31:], "rest": told[:, :, 2]}
     lanes |= {"number": told[:, :, 3, :11], "place": told[:, :, 4, 11:17], "side": told[:, :, 5, 17:21]}

@@ -81,20 +81,6 @@ class ThingWords(Words):
     """Words of a classifier that was trained beforehand on pictures whose things are known at every place
     (`dclocal_train.thing_words`).  Its last class is nothing, whose name is zero."""
 
-    def heard(self, features: Tensor, alike: Tensor | None = None) -> Tensor:
-        """As `Words.heard`; with `alike`, logits `[n, tokens, tokens]` of two places showing things of one name, what a
-        place shows is told by all that are like it, as far as they show a thing and by the square of how likely they
-        are to be: together they err less than one by one, and they say the same."""
-        logits = functional.linear(features, self.weight, self.bias)
-        here = logits.softmax(-1)
-        if alike is not None:
-            nothing = here[..., -1:]
-            shares = alike.sigmoid().square() * (1 - nothing).transpose(1, 2)
-            shares = shares / shares.sum(-1, keepdim=True).clamp(min=1e-6)
-            names = (shares @ logits[..., :-1]).softmax(-1)
-            here = torch.cat([(1 - nothing) * names, nothing], dim=-1)
-        return self.gain[0] * here + self.gain[1] * self.everywhere(logits, here)
-
     def everywhere(self, logits: Tensor, here: Tensor) -> Tensor:
         """The mean over places, as loud as things cover the picture, and said where nothing is: elsewhere it would blur
         which thing it is."""

@@ -161,13 +161,12 @@ class Connector(nn.Module):
             embeds = embeds + self.text_words(dense)
         needed = self.thing_words is not None or self.count_words is not None
         places = self.place_features(dense, conv_map) if needed else embeds
-        alike = self.count_words.net.alike(places) if self.count_words is not None else None
-        heard = self._heard(places, conv_map, self._photographs(dense, photographed), alike)
+        heard = self._heard(places, conv_map, self._photographs(dense, photographed))
         if self.count_words is None:
             return embeds + sum(words.say(each).sum(2) for words, each in heard)
         together = self.count_words.together
         names = sum((words.say(together(each)) for words, each in heard), start=self.count_words.silence(embeds))
-        said = self.count_words(names, dense, conv_map, alike)
+        said = self.count_words(names, dense, conv_map, places)
         return self.count_words.at_length(self.count_words.in_order(embeds) + said)
 
     def _photographs(self, dense: Tensor, photographed: Tensor | None) -> Tensor | None:
@@ -177,16 +176,14 @@ class Connector(nn.Module):
         told = self.photo_gate(dense)
         return told if photographed is None else torch.maximum(told, photographed[:, None, None].to(told))
 
-    def _heard(
-        self, places: Tensor, conv_map: Tensor | None, photographs: Tensor | None, alike: Tensor | None
-    ) -> list[tuple[Words, Tensor]]:
+    def _heard(self, places: Tensor, conv_map: Tensor | None, photographs: Tensor | None) -> list[tuple[Words, Tensor]]:
         """What the classifiers tell at the visual tokens' places."""
         heard: list[tuple[Words, Tensor]] = []
         if self.class_words is not None and conv_map is not None:
             seen = self.class_words.heard(resample(conv_map, self.token_grid).flatten(2).transpose(1, 2))
             heard.append((self.class_words, seen if photographs is None else seen * (1 + OF_PHOTOGRAPHS * photographs)))
         if self.thing_words is not None:
-            seen = self.thing_words.heard(places, alike)
+            seen = self.thing_words.heard(places)
             heard.append((self.thing_words, seen if photographs is None else seen * (1 - photographs)))
         return heard
 
