@@ -94,8 +94,7 @@ def test_every_precision_of_every_backbone(backbone: str, tmp_path: Path, pictur
         check(model, written, pictures)
         assert written.fused["MultiHeadAttention"] == LAYERS, written.fused
         gelus = {kind: written.fused.get(kind, 0) for kind in ("Gelu", "BiasGelu", "FastGelu", "QuickGelu")}
-        joined = model.vision.conv_channels > 0  # a map joins between the projector's bias and its GELU
-        assert sum(gelus.values()) >= LAYERS + 1 and gelus["Gelu"] <= joined, gelus
+        assert sum(gelus.values()) >= LAYERS + 1, gelus  # plain where a map joins before the projector's
         assert written.fused["LayerNormalization"] >= 2 * LAYERS
         assert [file.name for file in written.files] == [f"{precision}.onnx", f"{precision}.onnx.data"]
         assert written.size_bytes == sum(file.stat().st_size for file in written.files)
