@@ -10,13 +10,12 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from dclocal.background import Begun
-from dclocal.places import DEFAULT, bundle_folder
+from dclocal.places import DEFAULT, LLM_FILE, bundle_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-LANGUAGE_MODEL = "llm.gguf"
 NEED_NONE = ("-h", "--help", "--checkpoint")
 
 
@@ -50,7 +49,7 @@ def begin(arguments: Sequence[str]) -> Ahead | None:
     """Begin to load the language model that `dclocal chat` will ask; None where none is sure to be asked."""
     if arguments[:1] != ["chat"] or any(argument.partition("=")[0] in NEED_NONE for argument in arguments):
         return None
-    file = bundle_folder(_named_bundle(arguments)) / LANGUAGE_MODEL
+    file = bundle_folder(_named_bundle(arguments)) / LLM_FILE
     return Ahead(file) if _status(file) else None
 
 

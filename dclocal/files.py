@@ -7,10 +7,21 @@ from __future__ import annotations
 
 import os
 import stat
+from pathlib import Path
 
 from dclocal.errors import ImageError
 
 MAX_FILE_BYTES = 256 << 20
+
+
+def read_source(source: str | Path) -> tuple[bytes, str]:
+    """The bytes of a file, or of what an http(s) URL gives, and what errors call it.  Raises ImageError."""
+    if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
+        from dclocal.fetch import fetch_url
+
+        return fetch_url(source), source
+    path = os.path.expanduser(source)  # which leaves ~name alone where there is no such user
+    return read_file(path), path
 
 
 def read_file(path: str) -> bytes:

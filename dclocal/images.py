@@ -20,7 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dclocal.bundle import ImageSpec
 from dclocal.errors import ImageError
-from dclocal.files import MAX_FILE_BYTES, printable, read_file
+from dclocal.files import MAX_FILE_BYTES, printable, read_source
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF")  # JPEG opens MPO too
 RARE_FORMATS = ("WebP", "Tiff", "Avif")
@@ -40,12 +40,7 @@ def load_image(source: str | Path | bytes) -> Image.Image:
     """
     if isinstance(source, bytes):
         return decode(source, "the image data")
-    if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
-        from dclocal.fetch import fetch_url
-
-        return decode(fetch_url(source), source)
-    path = os.path.expanduser(source)  # which leaves ~name alone where there is no such user
-    return decode(read_file(path), path)
+    return decode(*read_source(source))
 
 
 def decode(data: bytes, name: str) -> Image.Image:

@@ -56,14 +56,13 @@ class KnownPictures:
 
     def key_of(self, data: bytes) -> str | None:
         """The key of the picture in a file of these bytes, where its embeddings are known too."""
-        key = self._read(self._named(FILE, f"{DECODING} {__version__} {hashlib.sha256(data).hexdigest()}"))
-        if key is None or not self.knows(key.decode(errors="replace")):
-            return None
-        return key.decode(errors="replace")
+        content = self._read(self._of_file(data))
+        key = "" if content is None else content.decode(errors="replace")
+        return key if key and self.knows(key) else None
 
     def keep_key(self, data: bytes, key: str) -> None:
         """Keep which picture a file of these bytes holds."""
-        self._write(self._named(FILE, f"{DECODING} {__version__} {hashlib.sha256(data).hexdigest()}"), key.encode())
+        self._write(self._of_file(data), key.encode())
 
     def embeds(self, key: str) -> memoryview[float] | None:
         """A picture's embeddings, float32 `[tokens, n_embd]`, see `Embeds`; None where they are not known."""
@@ -84,6 +83,9 @@ class KnownPictures:
     def keep_state(self, cells: Sequence[Cell], adapters: Mapping[str, float], data: bytes) -> None:
         """Keep the state of these cells."""
         self._write(self._named(STATE, repr((list(cells), sorted(adapters.items())))), data)
+
+    def _of_file(self, data: bytes) -> Path:
+        return self._named(FILE, f"{DECODING} {__version__} {hashlib.sha256(data).hexdigest()}")
 
     def _named(self, kind: str, content: str) -> Path:
         return self._folder / (hashlib.sha256(self._model + content.encode()).hexdigest()[:40] + kind)

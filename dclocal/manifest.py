@@ -13,12 +13,12 @@ from typing import Any
 
 from dclocal.errors import BundleError
 from dclocal.formats import PromptFormat
+from dclocal.places import LLM_FILE as LLM_FILE
 from dclocal.typed_json import REMEDY, Reader, parse_json
 
 FORMAT_VERSION = 1
 MANIFEST = "bundle.json"
 VISION_FILE = "vision.onnx"
-LLM_FILE = "llm.gguf"
 TEXT_LLM_FILE = "text.gguf"
 PARITY_FILE = "parity.json"
 NEWLINE_FILE = "newline.safetensors"

@@ -7,6 +7,8 @@ from pathlib import Path
 
 DEFAULT = "dc-tiny"
 """The embedded bundle, which is meant where none is named."""
+LLM_FILE = "llm.gguf"
+"""The language model in a bundle's folder."""
 
 
 def home() -> Path:

@@ -6,7 +6,6 @@ the entry-point group `dclocal.backends`.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dclocal.background import Begun
 from dclocal.bundle import Bundle
 from dclocal.errors import BundleError, ImageError, UserError
-from dclocal.files import MAX_FILE_BYTES, read_file
+from dclocal.files import MAX_FILE_BYTES, read_source
 from dclocal.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -53,15 +52,7 @@ def open_pictures(sources: Sequence[str], known: KnownPictures | None = None) ->
 
 
 def _open_picture(source: str, known: KnownPictures | None) -> Picture:
-    if source.lower().startswith(("http://", "https://")):
-        from dclocal.fetch import fetch_url
-
-        data, name = fetch_url(source), source
-    elif source == STANDARD_INPUT:
-        data, name = _read_standard_input(), "the image data"
-    else:
-        name = os.path.expanduser(source)  # which leaves ~name alone where there is no such user
-        data = read_file(name)
+    data, name = (_read_standard_input(), "the image data") if source == STANDARD_INPUT else read_source(source)
     key = known.key_of(data) if known else None
     if key is not None:
         return Picture(key, partial(_decode, data, name))

@@ -38,6 +38,6 @@ class Projector(nn.Sequential):
             seen = functional.linear(conv_map.flatten(2).transpose(1, 2), of_map)
             as_map = seen.transpose(1, 2).unflatten(2, conv_map.shape[-2:])
             beside = resample(as_map, self._grid).flatten(2).transpose(1, 2)
-            entered = functional.linear(dense, of_dense) + beside + enter.bias  # in this order GELU takes the bias in
+            entered = functional.linear(dense, of_dense, enter.bias) + beside
         projected: Tensor = leave(interpolate(activation(entered)))
         return projected

@@ -6,8 +6,9 @@ A picture depends on the seed, its kind and its number alone, so that a larger s
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,8 @@ def _names(materials: Materials, random_source: random.Random) -> Sample:
     return Sample(scene.image, caption(scene, random_source), ask(scene, materials.concepts, random_source))
 
 
-def _counts(materials: Materials, random_source: random.Random) -> Sample:
-    scene = draw_scene(materials.concepts, random_source, materials.photos, kinds=("counting",))
-    return Sample(scene.image, caption(scene, random_source), drills.drill(scene, materials.concepts, random_source))
-
-
-def _drill(materials: Materials, random_source: random.Random) -> Sample:
-    scene = draw_scene(materials.concepts, random_source, materials.photos, kinds=drills.KINDS)
+def _drill(kinds: Sequence[str], materials: Materials, random_source: random.Random) -> Sample:
+    scene = draw_scene(materials.concepts, random_source, materials.photos, kinds=kinds)
     return Sample(scene.image, caption(scene, random_source), drills.drill(scene, materials.concepts, random_source))
 
 
@@ -91,8 +87,8 @@ def _photograph(materials: Materials, random_source: random.Random) -> Sample:
 DRAWERS: dict[str, Callable[[Materials, random.Random], Sample]] = {
     "scenes": _scene,
     "names": _names,
-    "counts": _counts,
-    "drills": _drill,
+    "counts": partial(_drill, ("counting",)),
+    "drills": partial(_drill, drills.KINDS),
     "relations": _relations,
     "words": _words,
     "charts": _chart,
