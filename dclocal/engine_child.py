@@ -49,12 +49,15 @@ def main(opener: str) -> None:
 
 def open_bundle_session(request: Open, progress: Progress) -> ChatSession:
     """A session on the bundle that is asked for."""
+    from dclocal.known_pictures import known_pictures
     from dclocal.session import open_session
     from dclocal.store import open_bundle
 
     bundle = open_bundle(request.bundle, progress)
     progress(f"loading {bundle.manifest.name}", 0, 0)
-    return open_session(bundle, system=request.system, threads=request.threads, lora=request.lora, remember=True)
+    return open_session(
+        bundle, system=request.system, threads=request.threads, lora=request.lora, known=known_pictures(bundle)
+    )
 
 
 def take_pipes() -> tuple[BinaryIO, BinaryIO]:

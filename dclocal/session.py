@@ -81,22 +81,21 @@ def open_session(
     system: str = "",
     threads: int | None = None,
     lora: Sequence[str] = (),
-    remember: bool = False,
+    known: KnownPictures | None = None,
     keys: Sequence[str] | None = None,
     llm: Begun[LLM] | None = None,
 ) -> ChatSession:
     """A ready session; vision encoder and language model are loaded at the same time.
 
     `lora` chooses adapters as `adapters.choose` reads them, all of the bundle's at their scales where it is empty.
-    With `remember`, pictures are kept on disk and known again (`known_pictures`).  `keys` are those of the pictures
+    `known` are pictures of earlier runs, and keeps those of this one.  `keys` are those of the pictures
     that are asked about first, where that is certain: if all are known, or there are none, the vision encoder is only
     loaded once another picture needs it.
     `llm` is what `begin_llm` began with the same adapters and threads.
     """
     from dclocal.chat import ChatSession
-    from dclocal.known_pictures import PictureMemory, known_pictures
+    from dclocal.known_pictures import PictureMemory
 
-    known = known_pictures(bundle) if remember else None
     vision = LateVision(bundle, threads)
     if keys is None or not all(known and known.knows(key) for key in keys):
         vision.load()

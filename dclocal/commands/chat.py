@@ -50,7 +50,8 @@ def chat(ahead: Ahead | None, images: tuple[str, ...], prompt: str | None, as_js
     with for_terminal() as progress:
         if model["checkpoint"] is None:
             bundle = ready or open_bundle(model["bundle"], progress)
-            session = open_session(bundle, system=model["system"], remember=True, keys=first, llm=llm, **shared)
+            known = known or known_pictures(bundle)
+            session = open_session(bundle, system=model["system"], known=known, keys=first, llm=llm, **shared)
         else:
             session = open_chosen(progress, **model)
     attachments = [session.attach_late(picture.load, picture.key) for picture in pictures]

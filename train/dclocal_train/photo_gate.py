@@ -22,6 +22,7 @@ from dclocal_train.config import PhotoGateConfig
 from dclocal_train.place_fit import BATCH, features_of
 from dclocal_train.synthetic.build import draw
 from dclocal_train.synthetic.materials import Materials, build_materials, load_materials
+from dclocal_train.synthetic.photographs import part_of
 from dclocal_train.trained import save_whole
 
 FILE = "photo_gate.safetensors"
@@ -86,11 +87,7 @@ def _picture(kind: str, index: int, materials: Materials) -> Image.Image:
 
 def _photograph(index: int, materials: Materials) -> Image.Image:
     """A part of a photograph, also a small one."""
-    random_source = random.Random(f"part {index}")
-    image, share = _picture("photographs", index, materials), random_source.uniform(*SHARES)
-    width, height = (max(1, int(side * share)) for side in image.size)
-    left, top = random_source.randint(0, image.width - width), random_source.randint(0, image.height - height)
-    return image.crop((left, top, left + width, top + height))
+    return part_of(_picture("photographs", index, materials), SHARES, random.Random(f"part {index}"))
 
 
 def _drawing(index: int, materials: Materials) -> Image.Image:

@@ -199,7 +199,7 @@ UNKNOWN_ANSWER = "I can't tell from this image."
 def draw_photograph(random_source: random.Random) -> Sample:
     """One of the photographs, cropped to at least seven tenths of its sides, perhaps mirrored, lighter or darker."""
     photo = random_source.choice(PHOTOGRAPHS)
-    image = _crop(_open(photo), random_source)
+    image = part_of(_open(photo), (0.7, 1.0), random_source)
     if photo.flips and random_source.random() < 0.5:
         image = ImageOps.mirror(image)
     image = ImageEnhance.Brightness(image).enhance(random_source.uniform(0.8, 1.2))
@@ -225,8 +225,9 @@ def _ask(photo: Photograph, random_source: random.Random) -> Sequence[tuple[str,
     return turns
 
 
-def _crop(image: Image.Image, random_source: random.Random) -> Image.Image:
-    share = random_source.uniform(0.7, 1.0)
+def part_of(image: Image.Image, shares: tuple[float, float], random_source: random.Random) -> Image.Image:
+    """A part anywhere in the picture, whose sides are such a share of its own."""
+    share = random_source.uniform(*shares)
     width, height = int(image.width * share), int(image.height * share)
     left, top = random_source.randint(0, image.width - width), random_source.randint(0, image.height - height)
     return image.crop((left, top, left + width, top + height))
