@@ -14,6 +14,7 @@ import numpy as np
 from dclocal.errors import BundleError
 from dclocal.llama_api import llama
 from dclocal.llama_log import run_logging
+from dclocal.llama_model import model_params
 
 BATCH, MICRO_BATCH = 2048, 512
 """llama-bench's own defaults."""
@@ -24,9 +25,7 @@ class BareLlama:
 
     def __init__(self, path: Path, n_ctx: int, threads: int):
         self._context = None
-        self._model = run_logging(
-            llama.llama_model_load_from_file, os.fsencode(path), llama.llama_model_default_params()
-        )
+        self._model = run_logging(llama.llama_model_load_from_file, os.fsencode(path), model_params())
         if not self._model:
             raise BundleError(f"{path} cannot be loaded", "remove the bundle and pull it again")
         params = llama.llama_context_default_params()

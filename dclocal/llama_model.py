@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dclocal.errors import BundleError
+from dclocal.llama_amx import takes_amx
 from dclocal.llama_api import llama
 from dclocal.llama_log import capture_log, run_logging
 
@@ -22,8 +23,7 @@ def load_model(path: Path) -> Any:
     """
     log = capture_log()
     llama.llama_backend_init()
-    params = llama.llama_model_default_params()
-    params.n_gpu_layers = 0
+    params = model_params()
     if not path.is_file():
         raise BundleError(f"there is no language model {path}", "remove the bundle and pull it again")
     model = run_logging(llama.llama_model_load_from_file, os.fsencode(path), params)
@@ -31,3 +31,11 @@ def load_model(path: Path) -> Any:
         why = log.errors[0] if log.errors else "llama.cpp gave no reason"
         raise BundleError(f"{path} cannot be loaded: {why}", "remove the bundle and pull it again")
     return model
+
+
+def model_params() -> Any:
+    """llama.cpp's own defaults, on the processor, in layouts that can be trusted there."""
+    params = llama.llama_model_default_params()
+    params.n_gpu_layers = 0
+    params.use_extra_bufts = not takes_amx()
+    return params

@@ -15,6 +15,7 @@ from filelock import FileLock
 from PIL import Image
 
 from dclocal.bundle import Bundle
+from dclocal.llama_amx import takes_amx
 from dclocal.llm import LLM
 from tests.mjpeg import NetworkCamera
 from tests.tiny_files import write_tiny_gguf
@@ -26,8 +27,10 @@ WORKER = os.environ.get("PYTEST_XDIST_WORKER")
 def pytest_configure() -> None:
     """Give each worker of a parallel run a core of its own: threads of two that share their cores wait for each other.
 
-    Every library asks for the cores that it may run on, so that none starts more threads than that.
+    Every library asks for the cores that it may run on, so that none starts more threads than that.  llama.cpp is told
+    at the start what it may use, as it is for us, so that what tests compare with loads weights in the same way.
     """
+    takes_amx()
     if WORKER is not None and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(WORKER.removeprefix("gw")) % len(cores)]})

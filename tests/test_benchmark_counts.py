@@ -17,6 +17,7 @@ from dclocal.benchmark_connector import cut_connector
 from dclocal.benchmark_counts import GraphCount, LlmCount, count_graph, count_llm
 from dclocal.benchmark_limits import Peaks, limits, measure_peaks
 from dclocal.fake import fake_bundle
+from dclocal.llama_model import load_model
 from tests.tiny_files import write_tiny_gguf
 
 FLOAT, BATCH = TensorProto.FLOAT, "batch"
@@ -111,7 +112,7 @@ def test_a_language_model_by_hand(tmp_path: Path) -> None:
 @pytest.mark.bundle
 def test_the_embedded_models_bytes_are_llama_cpps(sources: dict[str, Path]) -> None:
     """Its table of tokens is its output, too, so every byte of it is read for each token."""
-    model = llama.llama_model_load_from_file(str(sources["llm"]).encode(), llama.llama_model_default_params())
+    model = load_model(sources["llm"])
     counted = count_llm(sources["llm"])
     assert counted.weight_bytes == llama.llama_model_size(model) and counted.quantized
     norms = 61 * 576

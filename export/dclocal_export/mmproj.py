@@ -174,12 +174,12 @@ def llama_cpp_embeds(mmproj: Path, llm: Path, images: Sequence[Image], threads: 
     import llama_cpp.mtmd_cpp as mtmd
 
     from dclocal.llama_api import llama
+    from dclocal.llama_model import model_params
 
     log = capture_log()
     mtmd.mtmd_log_set(log.callback, ctypes.c_void_p(0))
     llama.llama_backend_init()
-    params = llama.llama_model_default_params()
-    model = run_logging(llama.llama_model_load_from_file, os.fsencode(llm), params)
+    model = run_logging(llama.llama_model_load_from_file, os.fsencode(llm), model_params())
     if not model:
         raise UserError(f"llama.cpp cannot load {llm}", "; ".join(log.errors) or "it gave no reason")
     settings = mtmd.mtmd_context_params_default()
