@@ -78,9 +78,9 @@ class FeatureCache:
         with autocast(device.type):
             dense, conv_map = model.vision_features(pixels)
         for index, file in enumerate(images):
-            tensors = {"dense": dense[index].half().cpu()}
+            tensors = {"dense": dense[index].half().cpu().contiguous()}
             if conv_map is not None:
-                tensors["conv_map"] = conv_map[index].half().cpu()
+                tensors["conv_map"] = conv_map[index].half().cpu().contiguous()
             save_whole(tensors, file)
 
 
@@ -91,5 +91,5 @@ def vision_fingerprint(model: DenseConnectorModel) -> str:
     digest.update(repr((connector.groups, connector.config.reduce)).encode())
     for name, tensor in sorted(model.vision.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
