@@ -21,7 +21,8 @@ BATCH, MICRO_BATCH = 2048, 512
 
 
 class BareLlama:
-    """A GGUF model with llama.cpp's default settings and `threads` threads.  Raises BundleError."""
+    """A GGUF model on the processor, its weights in the layouts that we use, otherwise with llama.cpp's default
+    settings, and `threads` threads.  Raises BundleError."""
 
     def __init__(self, path: Path, n_ctx: int, threads: int):
         self._context = None

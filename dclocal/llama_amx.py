@@ -15,9 +15,8 @@ import platform
 import sys
 import threading
 from functools import lru_cache
-from typing import Any
 
-from dclocal.llama_api import ggml
+from dclocal.llama_api import ggml, ggml_function
 
 AMX = b"AMX"
 CPU_DEVICE = 0
@@ -42,16 +41,15 @@ class _Program(ctypes.Structure):
 def takes_amx() -> bool:
     """Whether llama.cpp would put weights into AMX's layout in this process, after it was kept from that where it can
     be; those are to be loaded without any layout of their own then."""
-    library = ggml()
-    has_amx = getattr(library, "ggml_cpu_has_amx_int8", None)  # Windows' builds have no AMX, and another library
+    has_amx = getattr(ggml(), "ggml_cpu_has_amx_int8", None)  # Windows' builds have no AMX, and another library
     if has_amx is None or not has_amx():
         return False
-    layouts: list[bytes] = []
+    layouts = [AMX]  # until it is known
 
     def ask() -> None:
         if sys.platform == "linux" and platform.machine() == "x86_64":
             _refuse_amx()
-        layouts.extend(_layouts(library))
+        layouts[:] = _layouts()
 
     asking = threading.Thread(target=ask, name="llama.cpp's layouts")  # what it is refused, no other thread is
     asking.start()
@@ -59,21 +57,20 @@ def takes_amx() -> bool:
     return AMX in layouts
 
 
-def _layouts(library: Any) -> list[bytes]:
+def _layouts() -> list[bytes]:
     """The names of llama.cpp's layouts of weights beside the file's own; it makes this list once."""
-    library.ggml_backend_dev_by_type.restype = ctypes.c_void_p
-    device = ctypes.c_void_p(library.ggml_backend_dev_by_type(CPU_DEVICE))
-    library.ggml_backend_dev_backend_reg.restype = ctypes.c_void_p
-    registry = ctypes.c_void_p(library.ggml_backend_dev_backend_reg(device))
-    library.ggml_backend_reg_get_proc_address.restype = ctypes.c_void_p
-    address = library.ggml_backend_reg_get_proc_address(registry, b"ggml_backend_dev_get_extra_bufts")
+    pointer = ctypes.c_void_p
+    device = ggml_function("ggml_backend_dev_by_type", pointer, ctypes.c_int)(CPU_DEVICE)
+    registry = ggml_function("ggml_backend_dev_backend_reg", pointer, pointer)(device)
+    look_up = ggml_function("ggml_backend_reg_get_proc_address", pointer, pointer, ctypes.c_char_p)
+    address = look_up(registry, b"ggml_backend_dev_get_extra_bufts")
     if not address:
         return []
-    found = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)(address)(device)
-    library.ggml_backend_buft_name.restype = ctypes.c_char_p
+    found = ctypes.CFUNCTYPE(ctypes.POINTER(pointer), pointer)(address)(device)
+    name = ggml_function("ggml_backend_buft_name", ctypes.c_char_p, pointer)
     names: list[bytes] = []
     while found and found[len(names)]:
-        names.append(library.ggml_backend_buft_name(ctypes.c_void_p(found[len(names)])))
+        names.append(name(found[len(names)]))
     return names
 
 

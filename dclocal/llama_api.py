@@ -10,6 +10,7 @@ import ctypes
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec, module_from_spec
 from types import ModuleType
 from typing import Any
@@ -38,6 +39,11 @@ def ggml() -> ctypes.CDLL:
         library: ctypes.CDLL = llama._lib
         return library
     return ctypes.CDLL(os.path.join(os.path.dirname(llama.__file__), "lib", "ggml-base.dll"))
+
+
+def ggml_function(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
+    """One of ggml's functions, with its types, which nobody else's use of it changes."""
+    return ctypes.CFUNCTYPE(result, *arguments)((name, ggml()))
 
 
 def build() -> str:

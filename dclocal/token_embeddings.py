@@ -7,12 +7,12 @@ tokens reads all weights for little.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dclocal.llama_api import ggml, llama
+from dclocal.llama_api import ggml, ggml_function, llama
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +45,7 @@ class TokenEmbeddings:
         if kind in PLAIN:
             return rows.view(PLAIN[kind]).astype("float32")
         values = np.empty((len(rows), self._n_embd), np.float32)
-        _function(f"dequantize_row_{kind}", None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)(
+        ggml_function(f"dequantize_row_{kind}", None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)(
             rows.ctypes.data, values.ctypes.data, values.size
         )
         return values
@@ -63,24 +63,24 @@ class TokenEmbeddings:
 
         file = np.memmap(self._file, np.uint8, mode="r")
         pointer, size = ctypes.c_void_p, ctypes.c_size_t
-        header = _function("gguf_init_from_buffer", pointer, pointer, size, _HeaderAlone)(
+        header = ggml_function("gguf_init_from_buffer", pointer, pointer, size, _HeaderAlone)(
             file.ctypes.data, file.size, _HeaderAlone(True)
         )
         if not header:
             return None
         try:
-            index = _function("gguf_find_tensor", ctypes.c_int64, pointer, ctypes.c_char_p)(header, TENSOR)
+            index = ggml_function("gguf_find_tensor", ctypes.c_int64, pointer, ctypes.c_char_p)(header, TENSOR)
             if index < 0:
                 return None
             number, length, offset = (
-                _function(f"gguf_get_tensor_{what}", result, pointer, ctypes.c_int64)(header, index)
+                ggml_function(f"gguf_get_tensor_{what}", result, pointer, ctypes.c_int64)(header, index)
                 for what, result in (("type", ctypes.c_int), ("size", size), ("offset", size))
             )
-            start = _function("gguf_get_data_offset", size, pointer)(header) + offset
+            start = ggml_function("gguf_get_data_offset", size, pointer)(header) + offset
         finally:
-            _function("gguf_free", None, pointer)(header)
-        kind = _function("ggml_type_name", ctypes.c_char_p, ctypes.c_int)(number).decode()
-        row = _function("ggml_row_size", size, ctypes.c_int, ctypes.c_int64)(number, self._n_embd)
+            ggml_function("gguf_free", None, pointer)(header)
+        kind = ggml_function("ggml_type_name", ctypes.c_char_p, ctypes.c_int)(number).decode()
+        row = ggml_function("ggml_row_size", size, ctypes.c_int, ctypes.c_int64)(number, self._n_embd)
         if kind not in PLAIN and not hasattr(ggml(), f"dequantize_row_{kind}"):
             return None
         return kind, file[start : start + length].reshape(-1, row)
@@ -97,8 +97,3 @@ class _HeaderAlone(ctypes.Structure):
     """ggml's `gguf_init_params`; with `no_alloc` no tensor is read."""
 
     _fields_ = (("no_alloc", ctypes.c_bool), ("context", ctypes.c_void_p))
-
-
-def _function(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
-    """One of ggml's."""
-    return ctypes.CFUNCTYPE(result, *arguments)((name, ggml()))
