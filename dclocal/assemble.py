@@ -24,8 +24,8 @@ PARTS_FILE, GRAPH_FILE, WEIGHTS_FILE, CARD_FILE = "parts.json", "vision_graph.on
 VIT_PREFIX, LORA_PREFIX = "vision.vit.tower.", "lora."
 TOKENS, NAMES = ".tokens", ".names"
 """How the names of weights end that hold words as tokens of the language model, and their embeddings."""
-WORDS, PRODUCT = "_words/", "/connector/MatMul"
-"""In the names of nodes of the modules that tell words, and how a product is called that the connector itself makes."""
+WORDS, PRODUCTS = "_words/", ("/connector/MatMul", "/connector/kind/")
+"""In the names of nodes of the modules that tell words, and how those are called that the connector itself makes."""
 BUILDING, QUANTIZING = "building the vision graph", "quantizing the language model"
 ASSEMBLY = 3
 """Raise it when the same parts are assembled into another bundle, so that those that stand are made anew."""
@@ -173,7 +173,7 @@ def tells_words(node: str) -> bool:
     A node's name follows the module whose `forward` is called.  The classifiers' other methods are called by the
     connector, which has no products of its own but theirs.
     """
-    return WORDS in node or node.startswith(PRODUCT)
+    return WORDS in node or node.startswith(PRODUCTS)
 
 
 def quantize_vision(source: Path, out: Path) -> None:

@@ -10,9 +10,10 @@ import torch
 from scipy.special import softmax
 
 from dclocal.name_table import NAME_PARTS, NAME_TOKENS
-from dclocal_models.class_words import SHARPNESS, ClassWords, ThingWords, Words, name_tokens
+from dclocal_models.class_words import OWN, SHARPNESS, ClassWords, ThingWords, Words, name_tokens
 from dclocal_models.embedded import class_names
 from dclocal_train.imprint import GRID, NOTHING, imprint_tensors, join_imprints
+from tests.tiny import tiny_model
 
 
 def with_state(module: Words, **state: torch.Tensor) -> None:
@@ -66,6 +67,32 @@ def test_words_of_things_say_the_likeliest_of_all_places_where_nothing_is() -> N
     squared = heard[..., :3] ** 2
     expected = squared / squared.sum(-1, keepdims=True) * heard[..., :3].sum(-1, keepdims=True) @ names[:3]
     np.testing.assert_allclose(said(module, torch.from_numpy(features)), expected, atol=1e-5)
+
+
+def test_places_that_show_the_same_agree_on_its_name() -> None:
+    """A place says what it shows, and those like it in the mean, less where they show nothing; how much stays."""
+    module = ThingWords(width=3, classes=3, n_embd=3)
+    with_state(module, weight=torch.eye(3), bias=torch.zeros(3), gain=torch.tensor([1.0, 0.0]))
+    features = torch.tensor([[[3.0, 2.0, -9.0], [1.0, 8.0, -9.0], [4.0, 0.0, -9.0], [5.0, 1.0, 3.0]]])
+    alike = torch.full((1, 4, 4), -30.0)
+    for place, elsewhere in ((0, 0), (1, 1), (2, 2), (3, 3), (0, 1), (1, 0), (0, 3), (3, 0)):
+        alike[0, place, elsewhere] = 30.0
+    alike[0, 2, 0] = alike[0, 0, 2] = 0.0  # as likely as not
+    with torch.no_grad():
+        alone, agreed = module.heard(features)[0], module.heard(features, alike)[0]
+    np.testing.assert_allclose(agreed[:, 2], alone[:, 2], atol=1e-6)
+    np.testing.assert_allclose(agreed.sum(-1), np.ones(4), atol=1e-6)
+    logits, things = features[0].numpy(), 1 - alone[:, 2].numpy()
+    for place, weights in enumerate(([1, 1, 0.25, 1], [1, 1, 0, 0], [0.25, 0, 1, 0], [1, 0, 0, 1])):
+        shares = np.array(weights) * things
+        mean = OWN * logits[place, :2] + (1 - OWN) * shares @ logits[:, :2] / shares.sum()
+        np.testing.assert_allclose(agreed[place, :2], things[place] * softmax(mean), atol=1e-5)
+    assert alone[0].argmax() == 0 and agreed[0].argmax() == 1, "the surest place does not name all of them"
+
+
+def test_agreement_needs_what_tells_things_and_their_likeness() -> None:
+    with pytest.raises(ValueError, match="places agree on the names of things where there are things and counts"):
+        tiny_model("dinov2+efficientnet_lite2", things=4, agreed=True)
 
 
 def test_only_the_gain_is_trained(words: ClassWords) -> None:

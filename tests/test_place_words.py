@@ -102,11 +102,10 @@ def count_words(centres: list[tuple[str, float, float]]) -> dict[str, torch.Tens
         for other, elsewhere in zip(kinds, at):
             alike[0, place, elsewhere] = 20.0 if name == other else -20.0
     words.net.density = lambda dense, conv_map: density  # type: ignore[method-assign]
-    words.net.alike = lambda features: alike  # type: ignore[method-assign]
     here = torch.zeros(1, rows * columns, 1)
     here[0, at] = 1.0
     names = words.together(here)[:, :, None] * torch.tensor([0.5, 0.25, 0.0])[:, None] * torch.eye(32)[31]
-    said = words(names, torch.zeros(1, 96, 3), None, torch.zeros(1, rows * columns, 5)).detach()[0]
+    said = words(names, torch.zeros(1, 96, 3), None, alike).detach()[0]
     told = said.unflatten(0, (rows // 2, columns // 3, 6))
     lanes = {"name": told[:, :, 0, 31:], "second": told[:, :, 1, 31:], "rest": told[:, :, 2]}
     lanes |= {"number": told[:, :, 3, :11], "place": told[:, :, 4, 11:17], "side": told[:, :, 5, 17:21]}
@@ -163,9 +162,10 @@ def test_a_grid_of_tokens_without_blocks_is_refused() -> None:
         CountWords(3, 2, 5, GRID, TOKENS_GRID)
 
 
-def test_the_graph_says_the_same_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("agreed", [False, True])
+def test_the_graph_says_the_same_words(agreed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX against PyTorch, filled from what ships; the lexicon's embeddings come from the language model."""
-    model = tiny_model("dinov2+efficientnet_lite2", counts=True, texts=3, things=4).eval()
+    model = tiny_model("dinov2+efficientnet_lite2", counts=True, texts=3, things=4, agreed=agreed).eval()
     count, text, thing = model.connector.count_words, model.connector.text_words, model.connector.thing_words
     assert count is not None and text is not None and thing is not None
     torch.manual_seed(3)

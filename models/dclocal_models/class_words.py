@@ -19,6 +19,8 @@ from dclocal.name_table import NAME_PARTS, NAME_TOKENS, name_table
 SHARPNESS = 2.0
 """Logits of a whole picture are a mean over many places that show something else; this makes up for it."""
 KEPT_UNDER_IMPRINT = 0.5
+OWN = 0.3
+"""What a place's own logits count where places agree on a name: with fewer a small thing takes its neighbours' names."""
 UNTOLD = -20.0
 """A gate that was not trained takes every picture for a drawing."""
 OF_PHOTOGRAPHS = 4.0
@@ -80,6 +82,25 @@ class Words(nn.Module):
 class ThingWords(Words):
     """Words of a classifier that was trained beforehand on pictures whose things are known at every place
     (`dclocal_train.thing_words`).  Its last class is nothing, whose name is zero."""
+
+    def heard(self, features: Tensor, alike: Tensor | None = None) -> Tensor:
+        """See `Words.heard`.  With `alike` `[n, tokens, tokens]`, logits of two places showing things of one name
+        (`CountNet.alike`), a place says what all that are like it show: each for itself errs, and the loudest one
+        would name the picture."""
+        logits = functional.linear(features, self.weight, self.bias)
+        here = logits.softmax(-1)
+        if alike is not None:
+            here = self._agreed(logits, here, alike)
+        return self.gain[0] * here + self.gain[1] * self.everywhere(logits, here)
+
+    def _agreed(self, logits: Tensor, here: Tensor, alike: Tensor) -> Tensor:
+        """A place's share of things by the mean logits of the places like it and its own, its share of nothing as it
+        was."""
+        things = 1 - here[..., -1:]
+        weights = alike.sigmoid().square() * things.transpose(1, 2)
+        mean = (weights @ logits[..., :-1]) / weights.sum(-1, keepdim=True).clamp(min=1e-6)
+        named = (OWN * logits[..., :-1] + (1 - OWN) * mean).softmax(-1)
+        return torch.cat([things * named, here[..., -1:]], dim=-1)
 
     def everywhere(self, logits: Tensor, here: Tensor) -> Tensor:
         """The mean over places, as loud as things cover the picture, and said where nothing is: elsewhere it would blur

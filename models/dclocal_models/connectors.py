@@ -37,8 +37,8 @@ class ConnectorConfig:
     tower's map joins: "concat" on the channel axis, or "mining" (Mini-Gemini), by which the final feature takes up
     what it finds there before the dense ones join it.  What joins the tokens in words: `classes` of the second tower's
     own classifier and `things` of one of all features, the last one nothing (`class_words`), with `photographs` the one
-    for photographs, the other for drawings; `counts`, how many and where (`scene_words`); `texts`, a lexicon's size
-    (`text_words`).  0 for none.
+    for photographs, the other for drawings; `counts`, how many and where (`scene_words`), and with `agreed` places of
+    one thing agree on its name; `texts`, a lexicon's size (`text_words`).  0 for none.
     """
 
     kind: str = "dci"
@@ -53,6 +53,7 @@ class ConnectorConfig:
     things: int = 0
     photographs: bool = False
     counts: bool = False
+    agreed: bool = False
     texts: int = 0
 
     def __post_init__(self) -> None:
@@ -114,6 +115,8 @@ class Connector(nn.Module):
             if not (config.classes and config.things):
                 raise ValueError("photographs are told from drawings where there are words of classes and of things")
             self.photo_gate = PhotoGate(self.dense_width)
+        if config.agreed and not (config.things and config.counts):
+            raise ValueError("places agree on the names of things where there are things and counts")
         self.count_words: CountWords | None = None
         if config.counts:
             self.count_words = CountWords(self.dense_width, conv_channels, n_embd, grid, self.token_grid)
@@ -161,12 +164,13 @@ class Connector(nn.Module):
             embeds = embeds + self.text_words(dense)
         needed = self.thing_words is not None or self.count_words is not None
         places = self.place_features(dense, conv_map) if needed else embeds
-        heard = self._heard(places, conv_map, self._photographs(dense, photographed))
-        if self.count_words is None:
+        alike = None if self.count_words is None else self.count_words.net.alike(places)
+        heard = self._heard(places, conv_map, self._photographs(dense, photographed), alike)
+        if self.count_words is None or alike is None:
             return embeds + sum(words.say(each).sum(2) for words, each in heard)
         together = self.count_words.together
         names = sum((words.say(together(each)) for words, each in heard), start=self.count_words.silence(embeds))
-        said = self.count_words(names, dense, conv_map, places)
+        said = self.count_words(names, dense, conv_map, alike)
         return self.count_words.at_length(self.count_words.in_order(embeds) + said)
 
     def _photographs(self, dense: Tensor, photographed: Tensor | None) -> Tensor | None:
@@ -176,14 +180,16 @@ class Connector(nn.Module):
         told = self.photo_gate(dense)
         return told if photographed is None else torch.maximum(told, photographed[:, None, None].to(told))
 
-    def _heard(self, places: Tensor, conv_map: Tensor | None, photographs: Tensor | None) -> list[tuple[Words, Tensor]]:
+    def _heard(
+        self, places: Tensor, conv_map: Tensor | None, photographs: Tensor | None, alike: Tensor | None
+    ) -> list[tuple[Words, Tensor]]:
         """What the classifiers tell at the visual tokens' places."""
         heard: list[tuple[Words, Tensor]] = []
         if self.class_words is not None and conv_map is not None:
             seen = self.class_words.heard(resample(conv_map, self.token_grid).flatten(2).transpose(1, 2))
             heard.append((self.class_words, seen if photographs is None else seen * (1 + OF_PHOTOGRAPHS * photographs)))
         if self.thing_words is not None:
-            seen = self.thing_words.heard(places)
+            seen = self.thing_words.heard(places, alike if self.config.agreed else None)
             heard.append((self.thing_words, seen if photographs is None else seen * (1 - photographs)))
         return heard
 

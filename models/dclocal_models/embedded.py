@@ -53,6 +53,7 @@ DC_TINY = ModelConfig(
         things=1087,
         photographs=True,
         counts=True,
+        agreed=True,
         texts=10238,
     ),
     prompt="chatml",

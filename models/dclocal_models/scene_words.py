@@ -61,11 +61,11 @@ class CountWords(nn.Module):
         self.register_buffer("down", _middles(rows).repeat_interleave(columns), persistent=False)
         self.gain = nn.Parameter(torch.ones(4))
 
-    def forward(self, names: Tensor, dense: Tensor, conv_map: Tensor | None, features: Tensor) -> Tensor:
+    def forward(self, names: Tensor, dense: Tensor, conv_map: Tensor | None, alike: Tensor) -> Tensor:
         """`[n, tokens, n_embd]`, block after block; `names` `[n, blocks, NAME_PARTS, n_embd]` are added up over each
-        block, `features` are all features at the visual tokens' places."""
+        block, `alike` is what `net` tells of all features at the visual tokens' places."""
         things = self.net.things(self.net.density(dense, conv_map))
-        counts = self.net.of_a_kind(things, self.net.alike(features))
+        counts = self.net.of_a_kind(things, alike)
         told = torch.stack([counts, *self._coordinates(things)], dim=-1)
         near, presence = self._around(told, things)
         others = (self._number(near[..., 0]), self._place(near[..., 1:3]), self._side(near[..., 3:]))
