@@ -20,7 +20,7 @@ SHARPNESS = 2.0
 """Logits of a whole picture are a mean over many places that show something else; this makes up for it."""
 KEPT_UNDER_IMPRINT = 0.5
 OWN = 0.3
-"""What a place's own logits count where places agree on a name: with fewer a small thing takes its neighbours' names."""
+"""What a place's own logits count where places agree on a name: with less a small thing takes its neighbours' names."""
 UNTOLD = -20.0
 """A gate that was not trained takes every picture for a drawing."""
 OF_PHOTOGRAPHS = 4.0
