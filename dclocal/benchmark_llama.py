@@ -6,7 +6,6 @@ Nothing of ours is between: no record of the cache, no sampling, no text.
 from __future__ import annotations
 
 import ctypes
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import numpy as np
 from dclocal.errors import BundleError
 from dclocal.llama_api import llama
 from dclocal.llama_log import run_logging
-from dclocal.llama_model import model_params
+from dclocal.llama_model import load_model
 
 BATCH, MICRO_BATCH = 2048, 512
 """llama-bench's own defaults."""
@@ -26,9 +25,7 @@ class BareLlama:
 
     def __init__(self, path: Path, n_ctx: int, threads: int):
         self._context = None
-        self._model = run_logging(llama.llama_model_load_from_file, os.fsencode(path), model_params())
-        if not self._model:
-            raise BundleError(f"{path} cannot be loaded", "remove the bundle and pull it again")
+        self._model = load_model(path)
         params = llama.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, BATCH, MICRO_BATCH
         params.n_threads = params.n_threads_batch = threads

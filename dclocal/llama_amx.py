@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import platform
+import os
 import sys
 import threading
 from functools import lru_cache
@@ -47,7 +47,7 @@ def takes_amx() -> bool:
     layouts = [AMX]  # until it is known
 
     def ask() -> None:
-        if sys.platform == "linux" and platform.machine() == "x86_64":
+        if sys.platform == "linux" and os.uname().machine == "x86_64":
             _refuse_amx()
         layouts[:] = _layouts()
 

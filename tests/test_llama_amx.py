@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,14 @@ def test_no_weights_go_into_amx_layout_here() -> None:
     assert llama_amx.AMX not in llama_amx._layouts()
 
 
+@pytest.fixture
+def not_asked_yet() -> Iterator[None]:
+    """What was found out in this process is forgotten, before and after."""
+    llama_amx.takes_amx.cache_clear()
+    yield
+    llama_amx.takes_amx.cache_clear()
+
+
 class _Library:
     """Of ggml's functions the one that says whether AMX was compiled in."""
 
@@ -70,7 +79,7 @@ class _Library:
 
 @pytest.mark.parametrize(("compiled", "layouts", "taken"), [(0, [], False), (1, [b"AMX"], True), (1, [b"X"], False)])
 def test_layouts_decide_where_amx_was_compiled_in(
-    monkeypatch: pytest.MonkeyPatch, compiled: int, layouts: list[bytes], taken: bool
+    monkeypatch: pytest.MonkeyPatch, not_asked_yet: None, compiled: int, layouts: list[bytes], taken: bool
 ) -> None:
     """Where the system cannot be had to refuse it, weights are loaded in the file's own layout."""
     from dclocal.llama_model import model_params
@@ -78,17 +87,13 @@ def test_layouts_decide_where_amx_was_compiled_in(
     monkeypatch.setattr(llama_amx, "ggml", lambda: _Library(compiled))
     monkeypatch.setattr(llama_amx, "_layouts", lambda: layouts)
     monkeypatch.setattr(llama_amx, "_refuse_amx", lambda: None)
-    llama_amx.takes_amx.cache_clear()
-    try:
-        assert llama_amx.takes_amx() is taken
-        params: Any = model_params()
-        assert params.use_extra_bufts is not taken
-    finally:
-        llama_amx.takes_amx.cache_clear()
+    assert llama_amx.takes_amx() is taken
+    params: Any = model_params()
+    assert params.use_extra_bufts is not taken
 
 
 @linux
-def test_what_cannot_be_asked_counts_as_amx(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_asked_counts_as_amx(monkeypatch: pytest.MonkeyPatch, not_asked_yet: None) -> None:
     """Another llama.cpp may call its functions otherwise: slow answers then, and no end of the process."""
 
     def gone() -> list[bytes]:
@@ -97,8 +102,4 @@ def test_what_cannot_be_asked_counts_as_amx(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(llama_amx, "ggml", lambda: _Library(1))
     monkeypatch.setattr(llama_amx, "_layouts", gone)
     monkeypatch.setattr(threading, "excepthook", lambda fault: None)
-    llama_amx.takes_amx.cache_clear()
-    try:
-        assert llama_amx.takes_amx()
-    finally:
-        llama_amx.takes_amx.cache_clear()
+    assert llama_amx.takes_amx()

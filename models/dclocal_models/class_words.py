@@ -49,10 +49,16 @@ class Words(nn.Module):
         self.register_buffer("names", torch.zeros(classes, NAME_PARTS, n_embd))
         self.gain = nn.Parameter(torch.ones(2))
 
-    def heard(self, features: Tensor) -> Tensor:
-        """How loudly each class is said at every place: `[n, tokens, width]` to `[n, tokens, classes]`."""
+    def heard(self, features: Tensor, alike: Tensor | None = None) -> Tensor:
+        """How loudly each class is said at every place: `[n, tokens, width]` to `[n, tokens, classes]`.
+
+        With `alike` `[n, tokens, tokens]`, logits of two places showing things of one name (`CountNet.alike`), places
+        agree on what they show: each for itself errs, and the loudest one would name the picture.
+        """
         logits = functional.linear(features, self.weight, self.bias)
         here = logits.softmax(-1)
+        if alike is not None:
+            here = self.agreed(logits, here, alike)
         return self.gain[0] * here + self.gain[1] * self.everywhere(logits, here)
 
     def say(self, heard: Tensor) -> Tensor:
@@ -73,6 +79,10 @@ class Words(nn.Module):
         table = name_table(self.tokens.numpy(), token_embeddings.float().numpy())
         self.names.copy_(torch.from_numpy(table))
 
+    def agreed(self, logits: Tensor, here: Tensor, alike: Tensor) -> Tensor:
+        """Probabilities at every place, `[n, tokens, classes]`, where places agree."""
+        raise NotImplementedError
+
     def everywhere(self, logits: Tensor, here: Tensor) -> Tensor:
         """The whole picture's probabilities from its places' logits and probabilities: `[n, 1, classes]`, or
         `[n, tokens, classes]` where places say them more or less."""
@@ -83,17 +93,7 @@ class ThingWords(Words):
     """Words of a classifier that was trained beforehand on pictures whose things are known at every place
     (`dclocal_train.thing_words`).  Its last class is nothing, whose name is zero."""
 
-    def heard(self, features: Tensor, alike: Tensor | None = None) -> Tensor:
-        """See `Words.heard`.  With `alike` `[n, tokens, tokens]`, logits of two places showing things of one name
-        (`CountNet.alike`), a place says what all that are like it show: each for itself errs, and the loudest one
-        would name the picture."""
-        logits = functional.linear(features, self.weight, self.bias)
-        here = logits.softmax(-1)
-        if alike is not None:
-            here = self._agreed(logits, here, alike)
-        return self.gain[0] * here + self.gain[1] * self.everywhere(logits, here)
-
-    def _agreed(self, logits: Tensor, here: Tensor, alike: Tensor) -> Tensor:
+    def agreed(self, logits: Tensor, here: Tensor, alike: Tensor) -> Tensor:
         """A place's share of things by the mean logits of the places like it and its own, its share of nothing as it
         was."""
         things = 1 - here[..., -1:]

@@ -78,9 +78,9 @@ class FeatureCache:
         with autocast(device.type):
             dense, conv_map = model.vision_features(pixels)
         for index, file in enumerate(images):
-            tensors = {"dense": dense[index].half().cpu().contiguous()}
+            tensors = {"dense": dense[index].half().cpu()}
             if conv_map is not None:
-                tensors["conv_map"] = conv_map[index].half().cpu().contiguous()
+                tensors["conv_map"] = conv_map[index].half().cpu()
             save_whole(tensors, file)
 
 

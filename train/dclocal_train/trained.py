@@ -16,13 +16,13 @@ def trained_state(model: torch.nn.Module, gathered: dict[str, Any] | None = None
     """The parameters that move, by name; out of `gathered` where the model itself holds but a shard of each."""
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     state = gathered or dict(model.named_parameters())
-    return {name: state[name].detach().cpu().contiguous() for name in names}
+    return {name: state[name].detach().cpu() for name in names}
 
 
 def save_whole(state: dict[str, Tensor], file: Path) -> None:
-    """Write tensors whole or not at all."""
+    """Write tensors, in whatever layout, whole or not at all."""
     part = file.with_suffix(".part")
-    save_file(state, part)
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, part)
     part.replace(file)
 
 
