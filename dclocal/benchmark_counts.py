@@ -64,6 +64,11 @@ def _matmul(shapes: Sequence[Shape], out: Shape, attributes: Mapping[str, Any]) 
     return prod(out) * shapes[0][-2 if attributes.get("transA") else -1]
 
 
+def _fused_attention(shapes: Sequence[Shape], out: Shape, attributes: Mapping[str, Any]) -> int:
+    queries, keys = shapes[0], shapes[1]
+    return keys[-2] * (prod(queries) + prod(out))
+
+
 Rule = Callable[[Sequence[Shape], Shape, Mapping[str, Any]], int]
 FLOAT_RULES: dict[str, Rule] = {
     "Conv": _conv,
@@ -73,6 +78,7 @@ FLOAT_RULES: dict[str, Rule] = {
     "FusedMatMul": _matmul,
     "Gemm": _matmul,
     "FusedGemm": _matmul,
+    "MultiHeadAttention": _fused_attention,
 }
 INT8_RULES: dict[str, Rule] = {
     "ConvInteger": _conv,

@@ -23,8 +23,13 @@ from tests.tiny_files import write_tiny_gguf
 FLOAT, BATCH = TensorProto.FLOAT, "batch"
 
 
-def write_graph(file: Path, nodes: list[Any], constants: dict[str, np.ndarray], shape: tuple[int, ...]) -> Path:
-    """A graph from `x`, a batch of float32 of `shape`, to `y`, whose type is that of its last node."""
+def write_graph(
+    file: Path, nodes: list[Any], constants: dict[str, np.ndarray], shape: tuple[int, ...], fused: tuple[str, ...] = ()
+) -> Path:
+    """A graph from `x`, a batch of float32 of `shape`, to `y`, whose type is that of its last node.
+
+    What `fused` nodes give has the shape of `x`, of one picture, and says so.
+    """
     whole = nodes[-1].op_type in ("MatMulInteger", "ConvInteger")
     graph = helper.make_graph(
         nodes,
@@ -32,8 +37,10 @@ def write_graph(file: Path, nodes: list[Any], constants: dict[str, np.ndarray], 
         [helper.make_tensor_value_info("x", FLOAT, [BATCH, *shape])],
         [helper.make_tensor_value_info("y", TensorProto.INT32 if whole else FLOAT, None)],
         [numpy_helper.from_array(array, name) for name, array in constants.items()],
+        value_info=[helper.make_tensor_value_info(name, FLOAT, [1, *shape]) for name in fused],
     )
-    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), file)
+    domains = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    save(helper.make_model(graph, opset_imports=domains, ir_version=8), file)
     return file
 
 
@@ -59,6 +66,16 @@ def test_attention_and_a_shape_that_is_computed(tmp_path: Path) -> None:
     ]
     constants = {"zero": np.array([0]), "one": np.array([1]), "sides": np.array([2, 5, 4])}
     assert count_graph(write_graph(tmp_path / "graph.onnx", nodes, constants, (40,))) == GraphCount(0, 2 * 5 * 5 * 4)
+
+
+def test_fused_attention(tmp_path: Path) -> None:
+    """Five places look at each other, in whatever heads: two products of 5 × 5 × 8."""
+    nodes = [
+        helper.make_node("MultiHeadAttention", ["x", "x", "x"], ["seen"], domain="com.microsoft", num_heads=2),
+        helper.make_node("Relu", ["seen"], ["y"]),
+    ]
+    file = write_graph(tmp_path / "graph.onnx", nodes, {}, (5, 8), fused=("seen",))
+    assert count_graph(file) == GraphCount(0, 2 * 5 * 5 * 8)
 
 
 def test_a_convolution_in_groups(tmp_path: Path) -> None:
