@@ -52,12 +52,13 @@ def train(
         return None
     _make_or_find_data(settings, sources, build_only)
     if not build_only:
+        from dclocal_models.quiet import hush
+
+        hush()  # before what follows imports bitsandbytes, which speaks as it is imported
         from accelerate import PartialState
 
-        from dclocal_models.quiet import hush
         from dclocal_train.run import train as run
 
-        hush()
         checkpoint = run(settings, sources)
         if PartialState().is_main_process:
             print(checkpoint)
