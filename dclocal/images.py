@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from dclocal.background import Begun
 from dclocal.bundle import ImageSpec
 from dclocal.errors import ImageError
 from dclocal.files import MAX_FILE_BYTES, printable, read_source
@@ -28,7 +29,7 @@ RARE_FORMATS = ("WebP", "Tiff", "Avif")
 MAX_PIXELS = 128_000_000
 MAX_SQUARE = 8192
 """A picture whose padded square would have longer sides than this is shrunk before it is padded."""
-STRIP_PIXELS = 1 << 21
+STRIP_PIXELS = 1 << 19
 """What a thread resizes in one go; smaller pictures gain little by a second thread."""
 QUIET = logging.NullHandler()
 
@@ -82,8 +83,9 @@ def to_pixels(images: Sequence[Image.Image], spec: ImageSpec) -> np.ndarray:
     for index, image in enumerate(images):
         if spec.fit == "pad":
             image = _pad_to_square(image, spec.mean, spec.size)
-        if image.size != (spec.size, spec.size):
-            image = image.resize((spec.size, spec.size), Image.Resampling.BICUBIC)
+        if image.width >= image.height:  # of others Pillow may resize columns first
+            image = _narrowed(image, spec.size)
+        image = image.resize((spec.size, spec.size), Image.Resampling.BICUBIC)
         for channel, values in enumerate(image.split()):
             np.take(normalised[channel], np.asarray(values), out=pixels[index, channel], mode="clip")
     return pixels
@@ -188,27 +190,28 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _narrowed(image: Image.Image, width: int) -> Image.Image:
-    """Each row resized to `width`; of a large picture two threads resize a strip each."""
+    """Each row resized to `width`; two threads take a strip in turn."""
     height, rows = image.height, max(1, STRIP_PIXELS // image.width)
-    if height <= rows:
+    if image.width == width or height <= rows:
         return image.resize((width, height), Image.Resampling.BICUBIC)
+    image.load()  # before two threads ask for it
+    narrow = Image.new("RGB", (width, height))
 
-    def strip(top: int) -> Image.Image:
-        bottom = min(top + rows, height)
-        return image.crop((0, top, image.width, bottom)).resize((width, bottom - top), Image.Resampling.BICUBIC)
+    def every_other(first: int) -> None:
+        for top in range(first, height, 2 * rows):
+            bottom = min(top + rows, height)
+            strip = image.crop((0, top, image.width, bottom))
+            narrow.paste(strip.resize((width, bottom - top), Image.Resampling.BICUBIC), (0, top))
 
-    from concurrent.futures import ThreadPoolExecutor  # which most pictures do not need
-
-    narrow, tops = Image.new("RGB", (width, height)), range(0, height, rows)
-    with ThreadPoolExecutor(2) as pool:
-        for top, part in zip(tops, pool.map(strip, tops)):
-            narrow.paste(part, (0, top))
+    other = Begun(every_other, rows)
+    every_other(0)
+    other.result()
     return narrow
 
 
 def _pad_to_square(image: Image.Image, mean: Sequence[float], size: int) -> Image.Image:
-    """The picture in the middle of a square, which is to be resized to `size`.  A wide one has that width already:
-    Pillow resizes rows first, so that the rows above and below need not take part, and the result is the same."""
+    """The picture in the middle of a square, which is to be resized to `size`.  A wide one has that width already, so
+    that the rows above and below need not take part; the result is the same."""
     width, height = image.size
     side = max(width, height)
     if width == height:
