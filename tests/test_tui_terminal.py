@@ -126,7 +126,7 @@ def test_from_start_to_quit(terminal: Terminal, tmp_path: Path, home: Path) -> N
     terminal.press("F5")
     terminal.until(r"dc-tiny +\d+/")
     terminal.wait(lambda: "F5 starts" not in terminal.screen)
-    assert "a red circle" in terminal.screen
+    terminal.until("a red circle")  # once what stood below it is gone and the view has settled
     terminal.press("What colour is the circle?", "Enter")
     terminal.until(r"What colour is the circle\?\n +\S+")
 
