@@ -85,7 +85,8 @@ def to_pixels(images: Sequence[Image.Image], spec: ImageSpec) -> np.ndarray:
             image = _pad_to_square(image, spec.mean, spec.size)
         if image.width >= image.height:  # of others Pillow may resize columns first
             image = _narrowed(image, spec.size)
-        image = image.resize((spec.size, spec.size), Image.Resampling.BICUBIC)
+        if image.size != (spec.size, spec.size):
+            image = image.resize((spec.size, spec.size), Image.Resampling.BICUBIC)
         for channel, values in enumerate(image.split()):
             np.take(normalised[channel], np.asarray(values), out=pixels[index, channel], mode="clip")
     return pixels
@@ -191,8 +192,10 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
 
 def _narrowed(image: Image.Image, width: int) -> Image.Image:
     """Each row resized to `width`; two threads take a strip in turn."""
+    if image.width == width:
+        return image
     height, rows = image.height, max(1, STRIP_PIXELS // image.width)
-    if image.width == width or height <= rows:
+    if height <= rows:
         return image.resize((width, height), Image.Resampling.BICUBIC)
     image.load()  # before two threads ask for it
     narrow = Image.new("RGB", (width, height))

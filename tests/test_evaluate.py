@@ -271,9 +271,10 @@ def test_likelihood_is_the_sum_over_single_steps(bundle: Bundle) -> None:
     from dclocal.llm import LLM
     from dclocal.prompt import Tokens
 
-    with LLM(bundle.llm_path, n_ctx=512) as llm:
+    with LLM(bundle.llm_path, n_ctx=512, settled=True) as llm:  # flash attention rounds one entry and many apart
         answer = answer_of(llm, bundle, "Name three fruits.")
         before = _segments(llm, bundle, "Name three fruits.")
+        llm.forget()
         found = likelihood(llm, before, answer.ids)
         llm.forget()
         expected = 0.0
@@ -281,8 +282,7 @@ def test_likelihood_is_the_sum_over_single_steps(bundle: Bundle) -> None:
             llm.prefill([*before, Tokens(answer.ids[:count])])
             logits = llm.logits().astype(np.float64)
             expected -= logits[token] - np.logaddexp.reduce(logits)
-    # Products of many tokens and of one round otherwise: 0.02 a token in the mean where there is no AVX512.
-    assert found.nll == pytest.approx(expected, abs=0.05 * len(answer.ids))
+    assert found.nll == pytest.approx(expected, rel=0.02, abs=0.02)
     assert found.first_choices >= 0.95 * len(answer.ids)
 
 

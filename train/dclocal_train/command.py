@@ -91,9 +91,10 @@ def _load(name: str, overrides: tuple[str, ...]) -> Any:
 
 def _print_plan(settings: Any, as_json: bool) -> None:
     from dclocal_models.quiet import hush
+
+    hush()  # first, as in `train`
     from dclocal_train.dry_run import dry_run, format_plan
 
-    hush()
     plan = dry_run(settings)
     click.echo(json.dumps(plan.to_dict(), indent=2) if as_json else format_plan(plan))
 
