@@ -158,22 +158,22 @@ def _full_grid(field: Field) -> Iterator[Contest]:
 
 def _llama(field: Field) -> Iterator[Contest]:
     """llama.cpp's own loop on the same file: tokens in one go, and one by one."""
-    from dclocal.benchmark_llama import BareLlama
+    from dclocal.benchmark_llama import LlamaAside
 
     ours = field.models
-    bare = field.closing.enter_context(BareLlama(ours.bundle.llm_path, ours.llm.n_ctx, ours.threads))
+    bare = field.closing.enter_context(LlamaAside(ours.bundle.llm_path, ours.llm.n_ctx, ours.threads))
     for tokens in (ours.bundle.manifest.vision.tokens, FULL):
         yield Contest(
             "llama.cpp",
             f"{prefill_name(tokens)} of text",
             partial(timed, partial(_prefill_text, ours, tokens)),
-            partial(timed, partial(bare.prefill, tokens)),
+            partial(bare.prefill, tokens),
         )
     start = len(ours.llm.tokenize(COUNTING, False)) // 2
 
     def theirs() -> float:
         bare.prefill(start)
-        return timed(partial(bare.decode, DECODED, start)) / DECODED
+        return bare.decode(DECODED, start) / DECODED
 
     yield Contest("llama.cpp", f"{DECODE}, one token", partial(decode_ms, ours.llm), theirs)
 

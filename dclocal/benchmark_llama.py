@@ -1,17 +1,22 @@
 """llama.cpp by itself: its C functions in a tight loop on the same file, as llama-bench times them.
 
-Nothing of ours is between: no record of the cache, no sampling, no text.
+Nothing of ours is between: no record of the cache, no sampling, no text; and in a process of its own, its own kernels.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 
 from dclocal.errors import BundleError
 from dclocal.llama_api import llama
+from dclocal.llama_kernels import SWITCH
 from dclocal.llama_log import run_logging
 from dclocal.llama_model import load_model
 
@@ -70,3 +75,71 @@ class BareLlama:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class LlamaAside:
+    """A `BareLlama` in a process of its own, where llama.cpp has its own kernels; milliseconds of its work.
+
+    Raises BundleError where it does not open the file.
+    """
+
+    def __init__(self, path: Path, n_ctx: int, threads: int):
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__, str(path), str(n_ctx), str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, SWITCH: "0"},
+        )
+        try:
+            self._answer()
+        except RuntimeError as error:
+            self.close()
+            raise BundleError(f"{path}: llama.cpp does not open it by itself", "look above for why") from error
+
+    def prefill(self, tokens: int) -> float:
+        return self._ask(f"prefill {tokens}")
+
+    def decode(self, tokens: int, start: int) -> float:
+        return self._ask(f"decode {tokens} {start}")
+
+    def _ask(self, work: str) -> float:
+        assert self._process.stdin is not None
+        print(work, file=self._process.stdin, flush=True)
+        return self._answer()
+
+    def _answer(self) -> float:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("llama.cpp's process ended")
+        return float(line)
+
+    def close(self) -> None:
+        """Have the process end."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()
+
+    def __enter__(self) -> LlamaAside:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def main() -> None:
+    """Do what each line on stdin says, and say how long it took."""
+    path, n_ctx, threads = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    with BareLlama(path, n_ctx, threads) as bare:
+        print(0.0, flush=True)
+        for line in sys.stdin:
+            work, *numbers = line.split()
+            started = time.perf_counter()
+            getattr(bare, work)(*map(int, numbers))
+            print(1000 * (time.perf_counter() - started), flush=True)
+
+
+if __name__ == "__main__":
+    main()

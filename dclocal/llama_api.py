@@ -15,6 +15,8 @@ from importlib.util import find_spec, module_from_spec
 from types import ModuleType
 from typing import Any
 
+from dclocal import llama_kernels
+
 PACKAGE, FUNCTIONS = "llama_cpp", "llama_cpp.llama_cpp"
 
 
@@ -23,6 +25,7 @@ def _functions() -> ModuleType:
     spec = find_spec(PACKAGE)
     if spec is None or PACKAGE in sys.modules:
         return importlib.import_module(FUNCTIONS)
+    llama_kernels.load()
     sys.modules[PACKAGE] = module_from_spec(spec)  # its place, so that modules in it are found, and nothing run
     try:
         return importlib.import_module(FUNCTIONS)

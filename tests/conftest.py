@@ -8,17 +8,20 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from filelock import FileLock
 from PIL import Image
 
+from dclocal import llama_kernels
 from dclocal.bundle import Bundle
-from dclocal.llama_amx import takes_amx
-from dclocal.llm import LLM
 from tests.mjpeg import NetworkCamera
 from tests.tiny_files import write_tiny_gguf
+
+if TYPE_CHECKING:
+    from dclocal.llm import LLM
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 WORKER = os.environ.get("PYTEST_XDIST_WORKER")
@@ -28,8 +31,12 @@ def pytest_configure() -> None:
     """Give each worker of a parallel run a core of its own: threads of two that share their cores wait for each other.
 
     Every library asks for the cores that it may run on, so that none starts more threads than that.  llama.cpp is told
-    at the start what it may use, as it is for us, so that what tests compare with loads weights in the same way.
+    at the start what it may use, as it is for us, so that what tests compare with loads weights in the same way; and it
+    has our kernels, which are built before.
     """
+    llama_kernels.build()
+    from dclocal.llama_amx import takes_amx
+
     takes_amx()
     if WORKER is not None and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
@@ -111,6 +118,8 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tiny(tiny_gguf: Path) -> Iterator[LLM]:
     """That model, opened."""
+    from dclocal.llm import LLM
+
     with LLM(tiny_gguf, n_ctx=4096, threads=1) as model:
         yield model
 

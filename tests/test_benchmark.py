@@ -17,11 +17,11 @@ from click.testing import CliRunner
 from dclocal import benchmark_against
 from dclocal.benchmark import Opened, decode_ms, prefill_embeds, repeated, summary, timed
 from dclocal.benchmark_against import Contest, measure_against, race
-from dclocal.benchmark_llama import BareLlama
+from dclocal.benchmark_llama import BareLlama, LlamaAside
 from dclocal.benchmark_report import Report, lines
 from dclocal.benchmark_sources import Field, pipelines
 from dclocal.commands.bench import bench
-from dclocal.errors import UserError
+from dclocal.errors import BundleError, UserError
 from dclocal.fake import fake_bundle
 from dclocal.llm import LLM
 from dclocal.progress import silent
@@ -100,6 +100,15 @@ def test_the_bare_loop_evaluates_every_token(tiny_gguf: Path) -> None:
             assert llama.llama_memory_seq_pos_max(bare._memory, 0) == 2099
         bare.decode(5, 2100)
         assert llama.llama_memory_seq_pos_max(bare._memory, 0) == 2104
+
+
+def test_llama_cpp_by_itself_works_in_a_process_of_its_own(tiny_gguf: Path, tmp_path: Path) -> None:
+    with LlamaAside(tiny_gguf, 256, threads=1) as aside:
+        assert aside.prefill(200) > 0 and aside.decode(3, 200) > 0
+        with pytest.raises(RuntimeError, match="ended"):
+            aside.decode(64, 203)  # more than there is room for
+    with pytest.raises(BundleError, match=r"no\.gguf"):
+        LlamaAside(tmp_path / "no.gguf", 256, threads=1)
 
 
 def test_decoding_goes_on_where_the_model_ends_its_answer(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,6 +110,8 @@ def _bench_stages(
 def _facts(models: Opened) -> dict[str, object]:
     from importlib.metadata import version
 
+    from dclocal.llama_kernels import load, why_not
+
     return {
         "bundle": models.bundle.manifest.name,
         "threads": models.threads,
@@ -118,6 +120,7 @@ def _facts(models: Opened) -> dict[str, object]:
         "llm_quantization": models.bundle.manifest.llm_quantization,
         "onnxruntime": version("onnxruntime"),
         "llama_cpp_python": version("llama-cpp-python"),
+        "llama_kernels": "ours" if load() else f"llama.cpp's: {why_not()}",
     }
 
 

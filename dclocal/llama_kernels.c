@@ -1,0 +1,206 @@
+/* Matrix products with four-bit weights for llama.cpp on x86-64: two of its functions, to the same bits, in less time.
+ * Compiled on the user's machine and loaded before llama.cpp's library, so that the dynamic linker gives it these in
+ * place of its own (llama_kernels.py).
+ *
+ * llama.cpp keeps eight columns of weights together, 32 of each column with one scale, and four rows of activations, 32
+ * of each row in eight bits with one scale.  It multiplies signed numbers, for which most processors have no instruction:
+ * two more are spent on signs for each one that multiplies, others bring values side by side, and weights are unpacked
+ * anew for every 16 rows.  Here they are unsigned, since the least of them is taken away from all,
+ *
+ *     sum of weight * value = sum of (weight - least) * value + least * sum of values,
+ *
+ * and are unpacked once for 64 rows, in the order in which they are multiplied.  Processors with VNNI multiply and add
+ * four of them in one instruction.  Those without multiply and add pairs, in 16 bits, which weights of four bits do not
+ * fill within a block (15 * 127 * 32 / 2 = 30,480); IQ4_NL's have eight bits and are taken apart: low + 16 * high.
+ */
+
+#include <immintrin.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+/* Keeps a value in a register, where compilers would rather load it anew or put off adding to it. */
+#define KEEP(value) __asm__("" : "+v"(value))
+
+#if defined(__AVX512BW__) && defined(__AVX512VNNI__)
+enum { COLUMNS = 16, PLANES = 1 };
+typedef __m512i integers;
+typedef __m512 floats;
+#define WIDE(name) _mm512_##name
+#define LOAD(from) _mm512_loadu_si512(from)
+#define LOAD_COLUMNS(from, count) _mm512_maskz_loadu_ps((__mmask16)((1u << (count)) - 1), from)
+#define STORE_COLUMNS(to, count, what) _mm512_mask_storeu_ps(to, (__mmask16)((1u << (count)) - 1), what)
+#define MULTIPLY_ADD _mm512_dpbusd_epi32
+#else
+enum { COLUMNS = 8, PLANES = 2 };
+typedef __m256i integers;
+typedef __m256 floats;
+#define WIDE(name) _mm256_##name
+#define LOAD(from) _mm256_loadu_si256((const __m256i *)(from))
+#define LOAD_COLUMNS(from, count) ((void)(count), _mm256_loadu_ps(from))
+#define STORE_COLUMNS(to, count, what) ((void)(count), _mm256_storeu_ps(to, what))
+#ifdef __AVXVNNI__
+#define MULTIPLY_ADD _mm256_dpbusd_avx_epi32
+#endif
+#endif
+
+enum {
+    BLOCK = 32, /* values with one scale */
+    QUADS = 8,  /* of a block's values, four are multiplied together */
+    DEPTH = 16, /* blocks of a column at a time: 8 KB of weights, which stay in the nearest cache */
+    ROWS = 64   /* for which weights are unpacked once */
+};
+
+/* As llama.cpp lays them out (ggml's repack.h). */
+typedef struct { uint16_t scale[8]; uint8_t nibbles[8 * BLOCK / 2]; } eight_columns;
+typedef struct { uint16_t scale[4]; int8_t values[4 * BLOCK]; } four_rows;
+
+/* What the sixteen nibbles stand for: low + 16 * high + least. */
+typedef struct { uint8_t low[16], high[16]; int least; } code;
+
+/* Columns' weights, four of each side by side.  The second plane has their high bits, where both are multiplied. */
+typedef struct { uint8_t planes[DEPTH][QUADS][PLANES][4 * COLUMNS]; float scale[DEPTH][COLUMNS]; } weights;
+
+/* What rows' blocks bring to every column: a scale, and the sum of their values times the least weight. */
+typedef struct { float scale[DEPTH][ROWS]; int32_t least[DEPTH][ROWS]; } activations;
+
+/* Unpacks eight columns' weights, to column `first` and those after it. */
+INLINE void unpack(const eight_columns *from, int blocks, const code *code, int high_bits, weights *to, int first) {
+    const __m256i four_bits = _mm256_set1_epi8(15);
+    const __m256i low = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)code->low));
+    const __m256i high = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)code->high));
+    for (int b = 0; b < blocks; b++) {
+        _mm256_storeu_ps(&to->scale[b][first], _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from[b].scale)));
+        for (int half = 0; half < 2; half++) { /* eight bytes of each column; a byte's upper nibble is 16 weights on */
+            const float *bytes = (const float *)(from[b].nibbles + 64 * half);
+            const __m256 left = _mm256_loadu_ps(bytes), right = _mm256_loadu_ps(bytes + 8);
+            for (int quad = 0; quad < 2; quad++) {
+                const __m256 mixed = quad ? _mm256_shuffle_ps(left, right, 0xDD) : _mm256_shuffle_ps(left, right, 0x88);
+                const __m256i both = _mm256_permute4x64_epi64(_mm256_castps_si256(mixed), 0xD8);
+                for (int upper = 0; upper < 2; upper++) {
+                    const __m256i nibbles = _mm256_and_si256(upper ? _mm256_srli_epi16(both, 4) : both, four_bits);
+                    const __m256i lows = _mm256_shuffle_epi8(low, nibbles), highs = _mm256_shuffle_epi8(high, nibbles);
+                    uint8_t(*planes)[4 * COLUMNS] = to->planes[b][4 * upper + 2 * half + quad];
+                    const __m256i whole = _mm256_or_si256(lows, _mm256_slli_epi16(highs, 4));
+                    _mm256_storeu_si256((__m256i *)(planes[0] + 4 * first), PLANES == 1 ? whole : lows);
+                    if (PLANES == 2 && high_bits)
+                        _mm256_storeu_si256((__m256i *)(planes[PLANES - 1] + 4 * first), highs);
+                }
+            }
+        }
+    }
+}
+
+/* Reads what the first `blocks` of rows' `depth` blocks bring to every column. */
+INLINE void read_rows(const four_rows *from, int depth, int rows, int blocks, int least, activations *to) {
+    const __m256i ones = _mm256_set1_epi8(1), ones16 = _mm256_set1_epi16(1);
+    for (int row = 0; row < rows; row += 4, from += depth) {
+        for (int b = 0; b < blocks; b++) {
+            _mm_storeu_ps(&to->scale[b][row], _mm_cvtph_ps(_mm_loadl_epi64((const __m128i *)from[b].scale)));
+            __m256i sum = _mm256_setzero_si256();
+            for (int i = 0; i < 4; i++) { /* eight values of each row */
+                const __m256i values = _mm256_loadu_si256((const __m256i *)(from[b].values + 32 * i));
+                sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(ones, values));
+            }
+            sum = _mm256_madd_epi16(sum, ones16);
+            sum = _mm256_add_epi32(sum, _mm256_shuffle_epi32(sum, 0xB1));
+            sum = _mm256_permutevar8x32_epi32(sum, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6));
+            const __m128i product = _mm_mullo_epi32(_mm256_castsi256_si128(sum), _mm_set1_epi32(least));
+            _mm_storeu_si128((__m128i *)&to->least[b][row], product);
+        }
+    }
+}
+
+/* Multiplies four rows, of which `row` is the first, by COLUMNS columns, of which `count` are written; adds to what is
+ * there unless this is its `beginning`. */
+INLINE void multiply(const four_rows *from, int blocks, const weights *columns, int high_bits, const activations *rows,
+                     int row, float *to, size_t stride, int count, int beginning) {
+    floats totals[4];
+    for (int r = 0; r < 4; r++)
+        totals[r] = beginning ? WIDE(setzero_ps)() : LOAD_COLUMNS(to + r * stride, count);
+    for (int b = 0; b < blocks; b++) {
+        integers sums[4], high_sums[4];
+        for (int r = 0; r < 4; r++)
+            sums[r] = high_sums[r] = WIDE(set1_epi32)(0);
+#pragma GCC unroll 8
+        for (int quad = 0; quad < QUADS; quad++) {
+            integers low = LOAD(columns->planes[b][quad][0]), high = LOAD(columns->planes[b][quad][PLANES - 1]);
+            KEEP(low);
+            if (high_bits)
+                KEEP(high);
+#pragma GCC unroll 4
+            for (int r = 0; r < 4; r++) {
+                int32_t four;
+                memcpy(&four, from[b].values + 32 * (quad / 2) + 8 * r + 4 * (quad % 2), sizeof four);
+                const integers value = WIDE(set1_epi32)(four);
+#ifdef MULTIPLY_ADD
+                sums[r] = MULTIPLY_ADD(sums[r], low, value);
+#else
+                sums[r] = _mm256_add_epi16(sums[r], _mm256_maddubs_epi16(low, value));
+                KEEP(sums[r]);
+                if (high_bits) {
+                    high_sums[r] = _mm256_add_epi16(high_sums[r], _mm256_maddubs_epi16(high, value));
+                    KEEP(high_sums[r]);
+                }
+#endif
+            }
+        }
+        const floats scale = WIDE(loadu_ps)(columns->scale[b]);
+#pragma GCC unroll 4
+        for (int r = 0; r < 4; r++) {
+#ifndef MULTIPLY_ADD
+            sums[r] = _mm256_madd_epi16(sums[r], _mm256_set1_epi16(1));
+            if (high_bits)
+                sums[r] = _mm256_add_epi32(sums[r], _mm256_madd_epi16(high_sums[r], _mm256_set1_epi16(16)));
+#endif
+            const integers sum = WIDE(add_epi32)(sums[r], WIDE(set1_epi32)(rows->least[b][row + r]));
+            const floats both = WIDE(mul_ps)(scale, WIDE(set1_ps)(rows->scale[b][row + r]));
+            totals[r] = WIDE(fmadd_ps)(WIDE(cvtepi32_ps)(sum), both, totals[r]);
+        }
+    }
+    for (int r = 0; r < 4; r++)
+        STORE_COLUMNS(to + r * stride, count, totals[r]);
+}
+
+/* `to` [rows, columns] = `right` [rows, length] times the transpose of `left` [columns, length]. */
+INLINE void product(int length, float *to, size_t stride, const eight_columns *left, const four_rows *right, int rows,
+                    int columns, const code *code, int high_bits) {
+    const int depth = length / BLOCK;
+    weights unpacked;
+    activations read;
+    for (int b = 0; b < depth; b += DEPTH) {
+        const int blocks = depth - b < DEPTH ? depth - b : DEPTH;
+        for (int r = 0; r < rows; r += ROWS) {
+            const int panel = rows - r < ROWS ? rows - r : ROWS;
+            const four_rows *from = right + (size_t)r / 4 * depth + b;
+            read_rows(from, depth, panel, blocks, code->least, &read);
+            for (int c = 0; c < columns; c += COLUMNS) {
+                const int count = columns - c < COLUMNS ? columns - c : COLUMNS;
+                for (int first = 0; first < count; first += 8)
+                    unpack(left + (size_t)(c + first) / 8 * depth + b, blocks, code, high_bits, &unpacked, first);
+                for (int row = 0; row < panel; row += 4)
+                    multiply(from + (size_t)row / 4 * depth, blocks, &unpacked, high_bits, &read, row,
+                             to + (size_t)(r + row) * stride + c, stride, count, b == 0);
+            }
+        }
+    }
+}
+
+static const code iq4_nl = {
+    {0, 7, 12, 14, 14, 12, 9, 5, 0, 12, 8, 5, 4, 4, 8, 0},
+    {0, 1, 2, 3, 4, 5, 6, 7, 8, 8, 9, 10, 11, 12, 13, 15},
+    -127,
+};
+static const code q4_0 = {{8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7}, {0}, -8};
+
+/* llama.cpp's own names, arguments and layouts. */
+void ggml_gemm_iq4_nl_8x8_q8_0(int length, float *to, size_t stride, const void *left, const void *right, int rows,
+                               int columns) {
+    product(length, to, stride, left, right, rows, columns, &iq4_nl, 1);
+}
+
+void ggml_gemm_q4_0_8x8_q8_0(int length, float *to, size_t stride, const void *left, const void *right, int rows,
+                             int columns) {
+    product(length, to, stride, left, right, rows, columns, &q4_0, 0);
+}

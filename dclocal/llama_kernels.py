@@ -1,0 +1,157 @@
+"""llama.cpp's products with four-bit weights, by functions of ours: `llama_kernels.c`, which has what there is to say.
+
+They are compiled on the machine that runs them, for its processor, by a process of their own, once; they are kept where
+they give llama.cpp's own results to the bit.  A library that is loaded before llama.cpp's, for all to see, has the
+dynamic linker take its functions where llama.cpp's have the same names.  Where there is no compiler, or another system
+than Linux on x86-64, llama.cpp does what it always did.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import sys
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from dclocal.places import home
+
+SOURCE = Path(__file__).with_suffix(".c")
+SWITCH = "DCLOCAL_KERNELS"
+"""The environment variable that leaves llama.cpp its own functions, when it is 0."""
+FLAGS = ("-O3", "-march=native", "-shared", "-fPIC")
+NEEDED = {"avx2", "fma", "f16c"}
+PROCESSORS = Path("/proc/cpuinfo")
+READ_BYTES = 4096
+"""Of a list that is long where there are many processors: enough for the first one's features."""
+COMPILERS = ("cc", "gcc", "clang")
+COMPILE_SECONDS = 120
+BEGUN = "it was begun and did not end"
+
+
+@lru_cache(1)
+def load() -> bool:
+    """Have llama.cpp's library, which is not to be loaded before, take these functions; whether it will."""
+    library = None if os.environ.get(SWITCH) == "0" else kept()
+    if library is None or not library.is_file():
+        return False
+    try:
+        ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
+    except OSError:
+        return False
+    return True
+
+
+def build_aside() -> None:
+    """Have them built by another process, unless that was tried before."""
+    library = kept()
+    if library is None or library.is_file() or _report(library).is_file() or os.environ.get(SWITCH) == "0":
+        return
+    import subprocess
+
+    null = subprocess.DEVNULL  # and a session of its own: it outlives a short question, and its Ctrl-C
+    subprocess.Popen([sys.executable, "-m", __name__], stdin=null, stdout=null, stderr=null, start_new_session=True)
+
+
+def build() -> str:
+    """Compile them, compare them with llama.cpp's own and keep them, unless they are there; why not, or nothing."""
+    library = kept()
+    if library is None or library.is_file():
+        return why_not()
+    import tempfile
+
+    library.parent.mkdir(parents=True, exist_ok=True)
+    report = _report(library)
+    report.write_text(BEGUN, encoding="utf-8")
+    with tempfile.TemporaryDirectory(dir=library.parent) as work:
+        made = Path(work) / "made.so"
+        why = _compile(made)
+        if not why:
+            from dclocal.llama_kernels_check import difference
+
+            why = difference(made, *_llama_libraries())
+        if why:
+            report.write_text(why, encoding="utf-8")
+        else:
+            made.replace(library)
+            report.unlink(missing_ok=True)
+    return why
+
+
+def why_not() -> str:
+    """Why llama.cpp has its own functions, where it does."""
+    library = kept()
+    if library is None:
+        return "they are for Linux on x86-64 with AVX2"
+    if os.environ.get(SWITCH) == "0":
+        return f"{SWITCH} is 0"
+    if _report(library).is_file():
+        return _report(library).read_text(encoding="utf-8")
+    return "" if library.is_file() else "they are built at the first question"
+
+
+@lru_cache(1)
+def kept() -> Path | None:
+    """Where they lie once they are built, for this processor, llama.cpp and source; None where they cannot be."""
+    if sys.platform != "linux" or os.uname().machine != "x86_64":
+        return None
+    try:
+        features = _processor_features()
+        theirs = [os.stat(library) for library in _llama_libraries()]
+        source = SOURCE.read_bytes()
+    except OSError:
+        return None
+    if not theirs or NEEDED - set(features):
+        return None
+    made_for = (source, FLAGS, features, [(status.st_size, status.st_mtime_ns) for status in theirs])
+    return _folder() / f"llama_kernels-{hashlib.sha256(repr(made_for).encode()).hexdigest()[:16]}.so"
+
+
+def _folder() -> Path:
+    """Where Python keeps what it makes of the package's sources, or where that cannot be written, the user's own."""
+    package, beside = SOURCE.parent, SOURCE.parent / "__pycache__"
+    return beside if os.access(beside if beside.is_dir() else package, os.W_OK) else home() / "kernels"
+
+
+def _report(library: Path) -> Path:
+    """What is written while they are built, and stays when they cannot be."""
+    return library.with_suffix(".txt")
+
+
+def _processor_features() -> list[str]:
+    with PROCESSORS.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines.read(READ_BYTES).splitlines():
+            name, _, features = line.partition(":")
+            if name.strip() == "flags":
+                return features.split()
+    return []
+
+
+def _llama_libraries() -> list[Path]:
+    """ggml's libraries that have their functions, each after what it needs."""
+    spec = find_spec("llama_cpp")
+    folders = (spec and spec.submodule_search_locations) or ()
+    return [Path(folder) / "lib" / name for folder in folders for name in ("libggml-base.so", "libggml-cpu.so")]
+
+
+def _compile(to: Path) -> str:
+    """Compile the source; what the compiler says where it fails."""
+    import shutil
+    import subprocess
+
+    found = next(filter(None, map(shutil.which, COMPILERS)), None)
+    if found is None:
+        return f"there is no C compiler ({', '.join(COMPILERS)})"
+    try:
+        ended = subprocess.run(
+            [found, *FLAGS, "-o", str(to), str(SOURCE)], capture_output=True, text=True, timeout=COMPILE_SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{found} did not end well: {error}"
+    return "" if ended.returncode == 0 else f"{found} failed: {ended.stderr.strip()[:2000]}"
+
+
+if __name__ == "__main__":
+    build()

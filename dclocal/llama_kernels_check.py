@@ -1,0 +1,65 @@
+"""Whether our matrix products are llama.cpp's own, to the bit, before they take their place."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import numpy as np
+
+NAMES = ("ggml_gemm_iq4_nl_8x8_q8_0", "ggml_gemm_q4_0_8x8_q8_0")
+BLOCK = 32
+SHAPES = ((32, 4, 8), (576, 68, 24), (544, 132, 56), (1536, 20, 48))
+"""Lengths, rows and columns: less than is taken at a time of each, and several times that with something left."""
+EXTREMES = (0x00, 0x77, 0x88, 0xFF)
+"""Two nibbles each that stand for the least or the greatest weight of one kind or the other."""
+COLUMNS = np.dtype([("scale", "<f2", 8), ("nibbles", "u1", 8 * BLOCK // 2)])
+ROWS = np.dtype([("scale", "<f2", 4), ("values", "i1", 4 * BLOCK)])
+"""llama.cpp's layouts: a block of eight columns of weights, and one of four rows of activations."""
+
+
+def difference(ours: Path, *theirs: Path) -> str:
+    """Where a product of the library `ours` differs from that of the last of `theirs`, or nothing.
+
+    The others of `theirs` are what that needs.  Weights, activations and scales are random, with the extremes of each.
+    """
+    for needed in theirs[:-1]:
+        ctypes.CDLL(str(needed), ctypes.RTLD_GLOBAL)
+    libraries = [ctypes.CDLL(str(ours)), ctypes.CDLL(str(theirs[-1]))]
+    random = np.random.default_rng(0)
+    for name in NAMES:
+        for length, rows, columns in SHAPES:
+            left, right = _weights(random, length, columns), _activations(random, length, rows)
+            results = [_product(library, name, left, right) for library in libraries]
+            if results[0].tobytes() != results[1].tobytes():
+                worst = np.abs(results[0] - results[1]).max()
+                return f"{name} of {rows} rows, {columns} columns and length {length} differs by up to {worst}"
+    return ""
+
+
+def _weights(random: np.random.Generator, length: int, columns: int) -> np.ndarray:
+    """Blocks `[columns / 8, length / 32]`."""
+    blocks = np.zeros((columns // 8, length // BLOCK), COLUMNS)
+    blocks["scale"] = random.normal(0, 0.01, blocks["scale"].shape)
+    blocks["nibbles"] = random.integers(0, 256, blocks["nibbles"].shape)
+    blocks["nibbles"][0] = random.choice(EXTREMES, (*blocks["nibbles"][0].shape[:-1], 1))
+    return blocks
+
+
+def _activations(random: np.random.Generator, length: int, rows: int) -> np.ndarray:
+    """Blocks `[rows / 4, length / 32]`."""
+    blocks = np.zeros((rows // 4, length // BLOCK), ROWS)
+    blocks["scale"] = random.uniform(0, 0.05, blocks["scale"].shape)
+    blocks["values"] = random.integers(-127, 128, blocks["values"].shape)
+    blocks["values"][0] = random.choice([-127, 127], (*blocks["values"][0].shape[:-1], 1))
+    return blocks
+
+
+def _product(library: ctypes.CDLL, name: str, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """The library's product, float32 `[rows, columns]`, by llama.cpp's arguments."""
+    rows, columns, length = 4 * len(right), 8 * len(left), BLOCK * left.shape[1]
+    result = np.full((rows, columns), np.nan, np.float32)
+    pointer, integer = ctypes.c_void_p, ctypes.c_int
+    call = ctypes.CFUNCTYPE(None, integer, pointer, ctypes.c_size_t, pointer, pointer, integer, integer)
+    call((name, library))(length, result.ctypes.data, columns, left.ctypes.data, right.ctypes.data, rows, columns)
+    return result
