@@ -52,6 +52,8 @@ class KVCache:
         """Whether cells were moved since the last evaluation, with which their positions change."""
         self.cells: list[Cell] = []
         self.evaluated_tokens = 0
+        self._token = (llama.llama_token * 1)()
+        self._one = llama.llama_batch_get_one(self._token, 1)  # a view of it, which holds nothing of its own
 
     def prefill(self, segments: Sequence[Segment]) -> Prefill:
         """Make the cache hold exactly these segments, with the logits of the last; see `LLM.prefill`."""
@@ -132,6 +134,15 @@ class KVCache:
             run = ids[start : start + self._context.batch]
             batch = token_batch([*run] + [run[-1]] * self._spare(len(run)))
             self._decode(batch, run, want_logits and start + len(run) == len(ids), every)
+
+    def follow(self, token: int) -> None:
+        """Evaluate one more token of sequence 0, as answers go on, with its logits; nothing is made for it alone."""
+        self.suit(1)
+        self.make_room(len(self.cells) + 1)
+        self._token[0] = token
+        evaluate(self._context, self._one, 1)
+        self.moved = False
+        self.record((token,))
 
     def _check_embeds(self, embeds: Embeds) -> None:
         values = embeds.values

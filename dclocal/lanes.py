@@ -6,7 +6,7 @@ Reading the weights is what a token costs; read once for many answers, they cost
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dclocal.kv_cache import KVCache, evaluate, place, token_batch
 from dclocal.llama_api import llama
@@ -15,6 +15,7 @@ from dclocal.speaker import Speaker
 
 if TYPE_CHECKING:
     from dclocal.cells import Cell, Prefill
+    from dclocal.llama_sampler import Sampler
     from dclocal.llm import LLM
     from dclocal.prompt import Segment
 
@@ -47,12 +48,12 @@ class Lanes:
         self.evaluations += 1
         self.newest = None
         for index, lane in enumerate(waiting):
-            lane.stepped(llama.llama_sampler_sample(lane.sampler, self._context.pointer, index))
+            assert lane.sampler is not None  # it drew what was evaluated
+            lane.stepped(lane.sampler.draw(self._context.pointer, index))
 
-    def sample(self, sampler: Any) -> int:
+    def sample(self, sampler: Sampler) -> int:
         """A token that follows on the last cell that was prefilled."""
-        token: int = llama.llama_sampler_sample(sampler, self._context.pointer, -1)
-        return token
+        return sampler.draw(self._context.pointer)
 
     def use_threads(self, threads: int) -> None:
         """Evaluate with so many from now on."""
@@ -82,7 +83,7 @@ class Lane(Speaker):
         self.n_ctx = context.n_ctx
         self._segments: Sequence[Segment] = ()
         self.drawn: int | None = None
-        self.sampler: Any = None
+        self.sampler: Sampler | None = None
         self._next: int | None = None
 
     @property
@@ -102,7 +103,7 @@ class Lane(Speaker):
         self._cache.record([self.drawn])
         self.drawn, self._next = None, following
 
-    def _draw(self, sampler: Any) -> int:
+    def _draw(self, sampler: Sampler) -> int:
         self.sampler = sampler
         if self.drawn is not None:
             self._lanes.step()

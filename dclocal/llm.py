@@ -25,6 +25,8 @@ from dclocal.token_embeddings import TokenEmbeddings
 if TYPE_CHECKING:
     import numpy as np
 
+    from dclocal.llama_sampler import Sampler
+
 
 class LLM(Speaker):
     """A GGUF model with one context.  Not safe for use from several threads at once.
@@ -194,10 +196,8 @@ class LLM(Speaker):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _draw(self, sampler: Any) -> int:
-        token: int = llama.llama_sampler_sample(sampler, self._pointer, -1)
-        return token
+    def _draw(self, sampler: Sampler) -> int:
+        return sampler.draw(self._pointer)
 
     def _follow(self, token: int) -> None:
-        self._cache.suit(1)
-        self._cache.evaluate_tokens((token,), True)
+        self._cache.follow(token)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dclocal.cells import utf8
 from dclocal.errors import PromptError
 from dclocal.llama_api import llama
-from dclocal.llama_sampler import new_sampler
+from dclocal.llama_sampler import Sampler
 
 if TYPE_CHECKING:
     from dclocal.bundle import Sampling
@@ -58,7 +58,7 @@ class Speaker:
         stop_ids = {ids[0] for ids in (self.tokenize(text, True) for text in stop) if len(ids) == 1}
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self.last_tokens = []
-        sampler = new_sampler(sampling, seed, self.n_vocab)
+        sampler = Sampler(sampling, seed, self.n_vocab)
         try:
             while len(self.last_tokens) < max_tokens:
                 token = self._draw(sampler)
@@ -77,12 +77,12 @@ class Speaker:
                 yield rest
         finally:
             self._end()
-            llama.llama_sampler_free(sampler)
+            sampler.close()
 
     def settle(self) -> None:
         """Get ready for short questions on what the cache holds, while nobody waits."""
 
-    def _draw(self, sampler: Any) -> int:
+    def _draw(self, sampler: Sampler) -> int:
         """The next token."""
         raise NotImplementedError
 

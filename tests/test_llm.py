@@ -12,6 +12,7 @@ import pytest
 
 from dclocal.bundle import Sampling
 from dclocal.errors import BundleError, PromptError
+from dclocal.llama_sampler import Sampler
 from dclocal.llm import LLM
 from dclocal.prompt import Embeds, Tokens
 from tests.tiny_files import read_embeddings
@@ -20,7 +21,7 @@ from tests.tiny_files import read_embeddings
 def scripted(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
     """The tiny model "samples" these bytes, then its end."""
     tokens = iter([*(4 + byte for byte in data), 2])
-    monkeypatch.setattr(llama, "llama_sampler_sample", lambda *_: next(tokens))
+    monkeypatch.setattr(Sampler, "draw", lambda *_: next(tokens))
 
 
 def test_long_prompts_go_in_batches(tiny: LLM, tiny_gguf: Path) -> None:
@@ -99,13 +100,29 @@ def test_an_answer_ends_where_it_must(tiny: LLM, monkeypatch: pytest.MonkeyPatch
     scripted(monkeypatch, b"abc")
     assert list(tiny.generate(Sampling(), seed=0, max_tokens=2)) == ["a", "b"]
     tiny.prefill([Tokens((5, 6))])
-    monkeypatch.setattr(llama, "llama_sampler_sample", lambda *_: 3)
+    monkeypatch.setattr(Sampler, "draw", lambda *_: 3)
     list(tiny.generate(Sampling(), seed=0, max_tokens=2, stop=("<|halt|>",)))
     assert tiny.last_tokens == []  # a name that llama.cpp itself does not take for an end
-    monkeypatch.setattr(llama, "llama_sampler_sample", lambda *_: 101)
+    monkeypatch.setattr(Sampler, "draw", lambda *_: 101)
     tiny.prefill([Tokens((7,) * (tiny.n_ctx - 3))])
     assert list(tiny.generate(Sampling(), seed=0, max_tokens=99)) == ["a", "a", "a"]
     assert len(tiny.cells) < tiny.n_ctx
+
+
+def test_the_most_likely_token_is_the_one_that_llama_cpp_takes(tiny: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With numpy and without it, after one row and after several; of two alike it is the first."""
+    sampler = Sampler(Sampling(), 0, tiny.n_vocab)
+    for start in range(20):
+        logits = tiny.score([start + 5, start + 6])
+        for index in (0, 1, -1):
+            found = sampler.draw(tiny._pointer, index)
+            assert found == logits[index].argmax() == llama.llama_sampler_sample(sampler.chain, tiny._pointer, index)
+    row = llama.llama_get_logits_ith(tiny._pointer, -1)
+    row[7] = row[9] = 1e6
+    assert sampler.draw(tiny._pointer) == 7
+    monkeypatch.delitem(sys.modules, "numpy")
+    assert sampler.draw(tiny._pointer) == 7
+    sampler.close()
 
 
 def test_repetition_is_penalised_as_llama_cpps_own_driver_does(tiny: LLM, tiny_gguf: Path) -> None:

@@ -150,9 +150,10 @@ def llama_cpp_choices(logits: np.ndarray, sampling: Sampling, recent: list[int])
     """The tokens that llama.cpp's own chain leaves, with their probabilities."""
     import llama_cpp.llama_cpp as llama
 
-    from dclocal.llama_sampler import new_sampler
+    from dclocal.llama_sampler import Sampler
 
-    chain = new_sampler(sampling, 0, len(logits))
+    sampler = Sampler(sampling, 0, len(logits))
+    chain = sampler.chain
     for token in recent:
         llama.llama_sampler_accept(chain, token)
     data = (llama.llama_token_data * len(logits))()
@@ -160,7 +161,7 @@ def llama_cpp_choices(logits: np.ndarray, sampling: Sampling, recent: list[int])
         data[token].id, data[token].logit, data[token].p = token, float(logit), 0.0
     array = llama.llama_token_data_array(data=data, size=len(logits), selected=-1, sorted=False)
     llama.llama_sampler_apply(chain, ctypes.byref(array))
-    llama.llama_sampler_free(chain)
+    sampler.close()
     if sampling.temperature <= 0:
         return {array.data[array.selected].id: 1.0}
     return {array.data[index].id: array.data[index].p for index in range(array.size)}
