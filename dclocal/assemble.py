@@ -27,7 +27,7 @@ TOKENS, NAMES = ".tokens", ".names"
 WORDS, PRODUCTS = "_words/", ("/connector/MatMul", "/connector/kind/")
 """In the names of nodes of the modules that tell words, and how those are called that the connector itself makes."""
 BUILDING, QUANTIZING = "building the vision graph", "quantizing the language model"
-ASSEMBLY = 3
+ASSEMBLY = 4
 """Raise it when the same parts are assembled into another bundle, so that those that stand are made anew."""
 Progress = Callable[[str, int, int], None]
 
@@ -127,21 +127,20 @@ def word_embeddings(weights: Mapping[str, np.ndarray], llm: GGUFReader) -> dict[
 
 def build_vision(graph: Path, weights: Mapping[str, np.ndarray], out: Path, progress: Progress) -> None:
     """Fill the shipped graph, fuse what can be, and quantize its matrix products to int8, weights per channel."""
-    import onnx
-
-    from dclocal.optimize import optimize, save_apart
+    from dclocal.optimize import fuse_ahead, optimize
 
     progress(BUILDING, 0, 3)
-    full, fused = out.with_suffix(".fp32.onnx"), out.with_suffix(".fused.onnx")
+    full, fused, quantized = (out.with_suffix(f".{stage}.onnx") for stage in ("fp32", "fused", "int8"))
     fill_graph(graph, weights, full)
     del weights  # 350 MB, where nobody else holds them
     progress(BUILDING, 1, 3)
     optimize(full, fused)
     full.unlink()
     progress(BUILDING, 2, 3)
-    quantize_vision(fused, out)
+    quantize_vision(fused, quantized)
     fused.unlink()
-    save_apart(onnx.load(out), out)
+    fuse_ahead(quantized, out)
+    quantized.unlink()
     progress(BUILDING, 3, 3)
 
 

@@ -35,12 +35,12 @@ class BareLlama:
         params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, BATCH, MICRO_BATCH
         params.n_threads = params.n_threads_batch = threads
         params.no_perf = True
-        self._context = run_logging(llama.llama_init_from_model, self._model, params)
+        self._context = run_logging(llama.llama_init_from_model, self._model.pointer, params)
         if not self._context:
             self.close()
             raise BundleError(f"{path}: no context of {n_ctx} tokens could be made", "free memory and try again")
         self._memory = llama.llama_get_memory(self._context)
-        n_vocab = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(self._model))
+        n_vocab = llama.llama_vocab_n_tokens(self._model.vocab)
         self._ids = np.random.default_rng(0).integers(0, n_vocab, n_ctx, dtype=np.int32)
 
     def prefill(self, tokens: int) -> None:
@@ -66,9 +66,8 @@ class BareLlama:
         """Give the memory back."""
         if self._context:
             llama.llama_free(self._context)
-        if self._model:
-            llama.llama_model_free(self._model)
-        self._context = self._model = None
+        self._model.close()
+        self._context = None
 
     def __enter__(self) -> BareLlama:
         return self

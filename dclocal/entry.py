@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from dclocal.background import Begun
@@ -50,7 +51,11 @@ def begin(arguments: Sequence[str]) -> Ahead | None:
     if arguments[:1] != ["chat"] or any(argument.partition("=")[0] in NEED_NONE for argument in arguments):
         return None
     file = bundle_folder(_named_bundle(arguments)) / LLM_FILE
-    return Ahead(file) if _status(file) else None
+    if not _status(file):
+        return None
+    with suppress(Exception):  # it is raised again where the model is asked for
+        import dclocal.llama_model  # noqa: F401  (before the thread begins: two that import wait for one another)
+    return Ahead(file)
 
 
 def _named_bundle(arguments: Sequence[str]) -> str:
@@ -75,10 +80,9 @@ def _status(file: Path) -> tuple[int, ...]:
 
 def _free(model: Begun[Any]) -> None:
     from dclocal.errors import BundleError
-    from dclocal.llama_api import llama
 
     try:
-        llama.llama_model_free(model.result())
+        model.result().close()
     except BundleError:  # it could not be loaded
         return
 

@@ -29,7 +29,7 @@ class Lanes:
     """
 
     def __init__(self, llm: LLM, count: int, room: int):
-        self._context = Context(llm.model, llm.path, room, llm.threads, sequences=count)
+        self._context = Context(llm.model.pointer, llm.path, room, llm.threads, sequences=count)
         self.evaluations = 0
         self.newest: Lane | None = None
         """The lane whose logits llama.cpp holds."""

@@ -45,9 +45,15 @@ def load() -> bool:
 
 
 def build_aside() -> None:
-    """Have them built by another process, unless that was tried before."""
+    """Have them built by another process, unless that was tried before or there is nowhere to keep them."""
     library = kept()
     if library is None or library.is_file() or _report(library).is_file() or os.environ.get(SWITCH) == "0":
+        return
+    try:
+        library.parent.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    if not os.access(library.parent, os.W_OK):
         return
     import subprocess
 

@@ -16,7 +16,7 @@ from dclocal.errors import BundleError, PromptError
 from dclocal.kv_cache import KVCache
 from dclocal.llama_api import llama
 from dclocal.llama_context import SEQUENCE, Context
-from dclocal.llama_model import load_model
+from dclocal.llama_model import Model, load_model
 from dclocal.machine import usable_cores
 from dclocal.prompt import Segment
 from dclocal.speaker import Speaker
@@ -43,27 +43,26 @@ class LLM(Speaker):
         n_ctx: int,
         threads: int | None = None,
         adapters: Mapping[str, Path] | None = None,
-        model: Any = None,
+        model: Model | None = None,
         settled: bool = False,
     ):
         self.path, self.threads = path, threads or usable_cores()
         self._context: Context | None = None
         self._tokens: TokenEmbeddings | None = None
-        self.model: Any = model or load_model(path)
-        """llama.cpp's."""
+        self.model = model or load_model(path)
         super().__init__(self.model)
         try:
-            self._tokens = TokenEmbeddings(path, self.model, self.n_embd)
+            self._tokens = TokenEmbeddings(path, self.model.pointer, self.n_embd)
             self._context = self._open_context(path, n_ctx, self.threads, not settled)
         except BaseException:
             self.close()
             raise
         self.n_ctx: int = self._context.n_ctx
-        self._adapters = Adapters(self.model, self._context, adapters or {})
+        self._adapters = Adapters(self.model.pointer, self._context, adapters or {})
         self._cache = KVCache(self._context, SEQUENCE, self.n_embd, self.token_rows, self._adapters.renew)
 
     def _open_context(self, path: Path, n_ctx: int, threads: int, flash: bool) -> Context:
-        return Context(self.model, path, n_ctx, threads, flash=flash)
+        return Context(self.model.pointer, path, n_ctx, threads, flash=flash)
 
     @property
     def _opened(self) -> Context:
@@ -101,8 +100,9 @@ class LLM(Speaker):
     @property
     def cell_bytes(self) -> int:
         """What a cell takes: keys and values in float16, for every layer."""
-        heads, head = llama.llama_model_n_head_kv(self.model), self.n_embd // llama.llama_model_n_head(self.model)
-        return 2 * 2 * llama.llama_model_n_layer(self.model) * heads * head
+        model = self.model.pointer
+        heads, head = llama.llama_model_n_head_kv(model), self.n_embd // llama.llama_model_n_head(model)
+        return 2 * 2 * llama.llama_model_n_layer(model) * heads * head
 
     def prefill(self, segments: Sequence[Segment]) -> Prefill:
         """Make the cache hold exactly these segments; afterwards `logits` and `generate` follow on them.
@@ -186,9 +186,8 @@ class LLM(Speaker):
             self._context.close()
         if self._tokens:
             self._tokens.close()
-        if self.model:
-            llama.llama_model_free(self.model)
-        self._context = self.model = None
+        self.model.close()
+        self._context = None
 
     def __enter__(self) -> LLM:
         return self

@@ -12,16 +12,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from dclocal.graph_files import data_name, is_large, remove, save_graph
 
-EXTERNAL_DATA = 2**31 - 2**24
-"""Bytes from which weights stand in a file beside the graph: a protobuf message holds less than 2 GiB, and 16 MiB are
-left for the graph itself.  SigLIP-SO400M's 1.7 GB still fit in one file."""
 FUSED = (
     "MultiHeadAttention",
     "Gelu",
@@ -65,16 +62,31 @@ def optimize(source: Path, out: Path, *, heads: int = 0, width: int = 0) -> dict
 
 def fold_constants(source: Path, out: Path) -> None:
     """ONNX Runtime's basic, provider-independent simplifications, the weights beside the graph where they are many."""
+    _simplify(source, out, "ORT_ENABLE_BASIC", apart=is_large(source))
+
+
+def fuse_ahead(source: Path, out: Path) -> None:
+    """What ONNX Runtime would do to a graph at every start, on any processor; weights go beside the graph.
+
+    Left to it is what is for one kind of processor (the layout of convolutions), and what GPUs have no kernels for
+    (convolutions with an activation).
+    """
+    _simplify(source, out, "ORT_ENABLE_EXTENDED", apart=True, without=("ConvActivationFusion",))
+
+
+def _simplify(source: Path, out: Path, level: str, *, apart: bool, without: Sequence[str] = ()) -> None:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
     options.optimized_model_filepath = str(out)
-    if is_large(source):
+    if apart:
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", data_name(out))
         options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
-    onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    onnxruntime.InferenceSession(
+        str(source), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(without)
+    )
 
 
 def fold_layer_scale(graph: Any) -> int:
@@ -215,54 +227,6 @@ def count_fused(graph: Any) -> dict[str, int]:
     """How many nodes there are of each kind in `FUSED`, without those there are none of."""
     kinds = Counter(node.op_type for node in graph.graph.node)
     return {kind: kinds[kind] for kind in FUSED if kinds[kind]}
-
-
-def save_graph(graph: Any, out: Path, *, apart: bool = False) -> None:
-    """Write a graph, its weights beside it where they are to be `apart`, or are too many for one file."""
-    import onnx
-
-    remove(out)
-    if apart or sum(len(tensor.raw_data) for tensor in graph.graph.initializer) >= EXTERNAL_DATA:
-        save_apart(graph, out)
-    else:
-        onnx.save(graph, out)
-
-
-def data_name(graph: Path) -> str:
-    """The name of the file beside a graph that holds its weights."""
-    return f"{graph.name}.data"
-
-
-def save_apart(model: Any, out: Path) -> None:
-    """Write a graph, its weights in a file beside it: ONNX Runtime maps that into memory, where it reads and copies
-    what stands in the graph itself."""
-    import onnx
-
-    out.unlink(missing_ok=True)
-    onnx.save(model, out, save_as_external_data=True, location=data_name(out))
-    weights = out.with_name(data_name(out))
-    if weights.exists():
-        weights.chmod(out.stat().st_mode)  # onnx lets nobody else read it
-
-
-def files_of(file: Path) -> tuple[Path, ...]:
-    """A graph's file and, where its weights stand beside it, theirs."""
-    beside = file.with_name(data_name(file))
-    return (file, beside) if beside.exists() else (file,)
-
-
-def remove(file: Path) -> None:
-    """Delete a graph and the weights beside it, as far as they exist."""
-    for part in files_of(file):
-        part.unlink(missing_ok=True)
-
-
-def is_large(file: Path) -> bool:
-    """Whether a graph's weights, as float32, are too many for one file."""
-    import onnx
-
-    graph = onnx.load(file, load_external_data=False).graph
-    return sum(4 * int(np.prod(list(tensor.dims) or [1])) for tensor in graph.initializer) >= EXTERNAL_DATA
 
 
 @contextmanager

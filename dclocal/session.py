@@ -41,21 +41,26 @@ class Picture:
     load: Callable[[], Image]
 
 
-def open_pictures(sources: Sequence[str], known: KnownPictures | None = None) -> list[Picture]:
+def open_pictures(
+    sources: Sequence[str], known: KnownPictures | None = None, vision: LateVision | None = None
+) -> list[Picture]:
     """Pictures from paths, URLs or, once, standard input ("-").
 
-    A file is recognized by its bytes where `known` has met them before.  Raises ImageError.
+    A file is recognized by its bytes where `known` has met them before; others are decoded, while `vision` begins to
+    load.  Raises ImageError.
     """
     if list(sources).count(STANDARD_INPUT) > 1:
         raise ImageError("- is named more than once", "standard input holds one picture")
-    return [_open_picture(source, known) for source in sources]
+    return [_open_picture(source, known, vision) for source in sources]
 
 
-def _open_picture(source: str, known: KnownPictures | None) -> Picture:
+def _open_picture(source: str, known: KnownPictures | None, vision: LateVision | None) -> Picture:
     data, name = (_read_standard_input(), "the image data") if source == STANDARD_INPUT else read_source(source)
     key = known.key_of(data) if known else None
     if key is not None:
         return Picture(key, partial(_decode, data, name))
+    if vision:
+        vision.load()
     image = _decode(data, name)
     key = _key(image)
     if known:
@@ -84,6 +89,7 @@ def open_session(
     known: KnownPictures | None = None,
     keys: Sequence[str] | None = None,
     llm: Begun[LLM] | None = None,
+    vision: LateVision | None = None,
 ) -> ChatSession:
     """A ready session; vision encoder and language model are loaded at the same time.
 
@@ -91,12 +97,12 @@ def open_session(
     `known` are pictures of earlier runs, and keeps those of this one.  `keys` are those of the pictures
     that are asked about first, where that is certain: if all are known, or there are none, the vision encoder is only
     loaded once another picture needs it.
-    `llm` is what `begin_llm` began with the same adapters and threads.
+    `llm` is what `begin_llm` began with the same adapters and threads, and `vision` the bundle's, with these threads.
     """
     from dclocal.chat import ChatSession
     from dclocal.known_pictures import PictureMemory
 
-    vision = LateVision(bundle, threads)
+    vision = vision or LateVision(bundle, threads)
     if keys is None or not all(known and known.knows(key) for key in keys):
         vision.load()
     try:
@@ -145,10 +151,8 @@ class LateVision:
 
     def load(self) -> None:
         """Begin to load it."""
-        from dclocal.vision import VisionEncoder
-
         if self._loading is None:
-            self._loading = Begun(VisionEncoder, self._bundle, self._threads)
+            self._loading = Begun(_open_vision, self._bundle, self._threads)
 
     def wait(self) -> None:
         """Until what was begun is done; raises BundleError where it cannot be loaded."""
@@ -165,6 +169,12 @@ class LateVision:
         self.load()
         assert self._loading is not None
         return self._loading.result().encode(pixels)
+
+
+def _open_vision(bundle: Bundle, threads: int | None) -> VisionEncoder:
+    from dclocal.vision import VisionEncoder  # by the thread that loads it: numpy, and ONNX Runtime after it
+
+    return VisionEncoder(bundle, threads)
 
 
 class LateTextLLM:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import ctypes
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dclocal.cells import utf8
 from dclocal.errors import PromptError
@@ -15,6 +15,7 @@ from dclocal.llama_sampler import Sampler
 if TYPE_CHECKING:
     from dclocal.bundle import Sampling
     from dclocal.cells import Cell
+    from dclocal.llama_model import Model
 
 
 class Speaker:
@@ -25,9 +26,9 @@ class Speaker:
 
     n_ctx: int
 
-    def __init__(self, model: Any) -> None:
-        self._vocab = llama.llama_model_get_vocab(model)
-        self.n_embd: int = llama.llama_model_n_embd(model)
+    def __init__(self, model: Model) -> None:
+        self._vocab = model.vocab
+        self.n_embd: int = llama.llama_model_n_embd(model.pointer)
         self.n_vocab: int = llama.llama_vocab_n_tokens(self._vocab)
         self.last_tokens: list[int] = []
 

@@ -131,10 +131,10 @@ def test_the_embedded_models_bytes_are_llama_cpps(sources: dict[str, Path]) -> N
     """Its table of tokens is its output, too, so every byte of it is read for each token."""
     model = load_model(sources["llm"])
     counted = count_llm(sources["llm"])
-    assert counted.weight_bytes == llama.llama_model_size(model) and counted.quantized
+    assert counted.weight_bytes == llama.llama_model_size(model.pointer) and counted.quantized
     norms = 61 * 576
-    assert counted.matrices + counted.output + norms == llama.llama_model_n_params(model)
-    llama.llama_model_free(model)
+    assert counted.matrices + counted.output + norms == llama.llama_model_n_params(model.pointer)
+    model.close()
 
 
 def test_shares_of_the_limit() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from dclocal.assemble import fill_graph, quantize_vision
 from dclocal.errors import BundleError
-from dclocal.optimize import optimize
+from dclocal.optimize import fuse_ahead, optimize
 from dclocal_export.parity import compare_embeds, run_graph
 from dclocal_export.parts import export_graph, shipped_vision_weights
 from dclocal_export.vision_onnx import export_vision
@@ -34,6 +35,27 @@ def test_graph_equals_the_model(backbone: str, tmp_path: Path) -> None:
     assert "MatMulInteger" in {node.op_type for node in quantized.node}  # quantized at all
     assert 60 < largest_int8(quantized) <= 64  # 2 · 64 · 255 fits into 16 bits, in which some processors add
     assert compare_embeds(run_graph(tmp_path / "int8.onnx", pixels.numpy()), expected)["cosine_min"] > 0.99
+
+
+def test_what_is_fused_ahead_is_what_each_start_would_fuse(tmp_path: Path) -> None:
+    """The same embeddings; nothing for one kind of processor, and no convolution that GPUs have no kernel for."""
+    model = tiny_model("dinov2+efficientnet_lite2").eval()
+    export_vision(model, tmp_path / "vision.onnx")
+    optimize(tmp_path / "vision.onnx", tmp_path / "fused.onnx")
+    quantize_vision(tmp_path / "fused.onnx", tmp_path / "int8.onnx")
+    fuse_ahead(tmp_path / "int8.onnx", tmp_path / "ahead.onnx")
+    pixels = np.random.default_rng(0).standard_normal((2, 3, 56, 56), dtype=np.float32)
+    expected = run_graph(tmp_path / "int8.onnx", pixels)
+    np.testing.assert_array_equal(run_graph(tmp_path / "ahead.onnx", pixels), expected)
+    before, after = (
+        Counter(node.op_type for node in onnx.load(tmp_path / name, load_external_data=False).graph.node)
+        for name in ("int8.onnx", "ahead.onnx")
+    )
+    assert after["DynamicQuantizeMatMul"] > 0 == after["MatMulInteger"]
+    assert before["MatMulInteger"] == after["DynamicQuantizeMatMul"] + after["MatMulIntegerToFloat"]
+    assert before["Conv"] == after["Conv"] > 0 and after.total() < before.total()
+    assert not {"FusedConv", "ReorderInput"} & after.keys()
+    assert (tmp_path / "ahead.onnx.data").stat().st_size > (tmp_path / "ahead.onnx").stat().st_size
 
 
 def test_an_empty_graph_is_filled_by_name(tmp_path: Path) -> None:

@@ -182,3 +182,25 @@ def test_the_vision_encoder_is_loaded_when_a_picture_needs_it(tmp_path: Path, mo
     vision.encode(np.zeros((1, 3, 4, 4), np.float32))
     vision.load()
     assert loaded == [3] and vision.encoded_images == 3
+
+
+def test_the_encoder_begins_to_load_with_the_first_picture_that_is_not_known(
+    known: KnownPictures, tmp_path: Path
+) -> None:
+    """While it is decoded; a known one is not even decoded."""
+    from dclocal.session import open_pictures
+
+    class Late:
+        loads = 0
+
+        def load(self) -> None:
+            self.loads += 1
+
+    late, file = Late(), tmp_path / "picture.png"
+    Image.new("RGB", (8, 8), "red").save(file)
+    (picture,) = open_pictures([str(file)], known, late)  # type: ignore[arg-type]
+    assert late.loads == 1
+    known.keep_key(file.read_bytes(), picture.key)
+    known.keep_embeds(picture.key, np.zeros((1, 8), np.float32))
+    (again,) = open_pictures([str(file)], known, late)  # type: ignore[arg-type]
+    assert late.loads == 1 and again.key == picture.key

@@ -109,6 +109,38 @@ def test_an_answer_ends_where_it_must(tiny: LLM, monkeypatch: pytest.MonkeyPatch
     assert len(tiny.cells) < tiny.n_ctx
 
 
+def test_weights_and_vocabulary_are_loaded_apart(tiny: LLM) -> None:
+    """By two threads; the weights' own object knows how many tokens there are, and none of them."""
+    assert tiny.model._words is not None
+    own = llama.llama_model_get_vocab(tiny.model.pointer)
+    assert llama.llama_vocab_n_tokens(own) == llama.llama_vocab_n_tokens(tiny.model.vocab) == tiny.n_vocab == 260
+    assert llama.llama_vocab_type(own) == llama.LLAMA_VOCAB_TYPE_NONE
+    assert tiny.tokenize("a", False) == [101] and tiny._piece(101) == b"a"
+
+
+@pytest.mark.parametrize("said", [None, 259])
+def test_a_file_that_does_not_say_how_many_tokens_there_are_is_loaded_whole(
+    tiny: LLM, tmp_path: Path, said: int | None
+) -> None:
+    """Or says another number than there are."""
+    data = tiny.path.read_bytes()
+    key = b"llama.vocab_size"
+    place = data.index(key)
+    value = place + len(key) + 4
+    assert data.count(key) == 1 and int.from_bytes(data[value : value + 4], "little") == 260
+    changed = bytearray(data)
+    if said is None:
+        changed[place : place + len(key)] = b"llama.vocab_sizf"
+    else:
+        changed[value : value + 4] = said.to_bytes(4, "little")
+    (tmp_path / "other.gguf").write_bytes(changed)
+    tiny.prefill([Tokens((5, 6))])
+    with LLM(tmp_path / "other.gguf", n_ctx=64, threads=1) as other:
+        assert other.model._words is None and other.tokenize("a", False) == [101]
+        other.prefill([Tokens((5, 6))])
+        np.testing.assert_array_equal(other.logits(), tiny.logits())
+
+
 def test_the_most_likely_token_is_the_one_that_llama_cpp_takes(tiny: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """With numpy and without it, after one row and after several; of two alike it is the first."""
     sampler = Sampler(Sampling(), 0, tiny.n_vocab)

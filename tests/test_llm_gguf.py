@@ -98,7 +98,7 @@ def test_a_sentencepiece_tokenizer(tmp_path: Path, wheels: Path | None) -> None:
 def with_adapter(gguf: Path, adapter: Path, scale: float, ids: list[int]) -> np.ndarray:
     """llama.cpp's logits under a GGUF adapter at a scale."""
     with LLM(gguf, n_ctx=256) as llm:
-        loaded = llama.llama_adapter_lora_init(llm.model, os.fsencode(adapter))
+        loaded = llama.llama_adapter_lora_init(llm.model.pointer, os.fsencode(adapter))
         assert loaded
         adapters = (llama.llama_adapter_lora_p_ctypes * 1)(ctypes.cast(loaded, llama.llama_adapter_lora_p_ctypes))
         scales = (ctypes.c_float * 1)(scale)

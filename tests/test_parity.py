@@ -80,6 +80,7 @@ def test_language_models_agree(
             assert np.corrcoef(expected, llm.logits())[0, 1] > least, file
 
 
+@pytest.mark.timeout(1800)  # 100 questions to PyTorch in float32: a slow core takes ten minutes
 def test_greedy_answers(reference: tuple[DenseConnectorModel, Any], bundle: Bundle, sources: dict[str, Path]) -> None:
     """At least 95 of 100 questions are answered by the same words, each side seeing with its own encoder."""
     items = easy_vqa_items(sources["easy_vqa"], None)[::40]

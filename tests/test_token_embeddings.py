@@ -71,4 +71,4 @@ def test_an_adapter_may_change_what_is_looked_up(tiny: LLM, monkeypatch: pytest.
 
 
 def test_an_architecture_is_what_the_file_says(tiny: LLM) -> None:
-    assert token_embeddings.architecture(tiny.model) == "llama"
+    assert token_embeddings.architecture(tiny.model.pointer) == "llama"

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from dclocal import optimize
+from dclocal import graph_files
 from dclocal.images import load_image, to_pixels
 from dclocal_export import quantize
 from dclocal_export.parity import compare_in_detail, measure_vision, run_graph
@@ -153,7 +153,7 @@ def test_large_weights_stand_beside_the_graph(
     tmp_path: Path, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model beyond protobuf's 2 GiB; the limit is made small instead of the model large."""
-    monkeypatch.setattr(optimize, "EXTERNAL_DATA", 20_000)
+    monkeypatch.setattr(graph_files, "EXTERNAL_DATA", 20_000)
     model = random_model("clip")
     for precision, written in write(model, tmp_path, pictures).items():
         assert [file.name for file in written.files] == [f"{precision}.onnx", f"{precision}.onnx.data"]

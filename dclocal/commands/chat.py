@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def chat(ahead: Ahead | None, images: tuple[str, ...], prompt: str | None, as_json: bool, **given: Any) -> None:
     """Ask about pictures: paths, URLs, or - for standard input.  Without -p, a conversation."""
     from dclocal.progress import for_terminal
-    from dclocal.session import STANDARD_INPUT, begin_llm, open_pictures, open_session
+    from dclocal.session import STANDARD_INPUT, LateVision, begin_llm, open_pictures, open_session
     from dclocal.store import open_bundle, ready_bundle
 
     model, options = split_options(given)
@@ -40,7 +40,8 @@ def chat(ahead: Ahead | None, images: tuple[str, ...], prompt: str | None, as_js
     from dclocal.known_pictures import known_pictures  # which takes its time, beside the language model's loading
 
     known = known_pictures(ready) if ready else None
-    pictures = open_pictures(images, known)
+    vision = LateVision(ready, model["threads"]) if ready else None
+    pictures = open_pictures(images, known, vision)
     keys = [picture.key for picture in pictures]
     first = keys if keys or prompt is not None else None
     llm = None
@@ -51,7 +52,9 @@ def chat(ahead: Ahead | None, images: tuple[str, ...], prompt: str | None, as_js
         if model["checkpoint"] is None:
             bundle = ready or open_bundle(model["bundle"], progress)
             known = known or known_pictures(bundle)
-            session = open_session(bundle, system=model["system"], known=known, keys=first, llm=llm, **shared)
+            session = open_session(
+                bundle, system=model["system"], known=known, keys=first, llm=llm, vision=vision, **shared
+            )
         else:
             session = open_chosen(progress, **model)
     attachments = [session.attach_late(picture.load, picture.key) for picture in pictures]

@@ -83,7 +83,7 @@ class _Collector(LLM):
         self._cache = _EveryPosition(self._opened, SEQUENCE, self.n_embd, self.token_rows)
 
     def _open_context(self, path: Path, n_ctx: int, threads: int, flash: bool) -> Context:
-        return Context(self.model, path, n_ctx, threads, on_tensor=self._callback, flash=flash)
+        return Context(self.model.pointer, path, n_ctx, threads, on_tensor=self._callback, flash=flash)
 
     def _watch(self, address: int, ask: bool, _: int) -> bool:
         """llama.cpp asks first whether the tensor is wanted, and comes again once it is computed."""

@@ -14,8 +14,8 @@ from torch import Tensor
 from dclocal.adapters import default_scales
 from dclocal.bundle import Bundle
 from dclocal.chat import Answered, ChatSession
+from dclocal.graph_files import files_of
 from dclocal.images import to_pixels
-from dclocal.optimize import files_of
 from dclocal.progress import Progress, silent
 from dclocal.session import open_llm
 from dclocal.vision import INPUT, OUTPUT, VisionEncoder

@@ -20,8 +20,9 @@ import numpy as np
 from PIL.Image import Image
 
 from dclocal.assemble import tells_words
+from dclocal.graph_files import files_of, is_large, remove, save_graph
 from dclocal.images import to_pixels
-from dclocal.optimize import files_of, is_large, quiet_logging, remove, save_graph
+from dclocal.optimize import fuse_ahead, quiet_logging
 from dclocal.progress import Progress, silent
 from dclocal.vision import INPUT
 from dclocal_export.vision_onnx import VisionGraph
@@ -169,7 +170,8 @@ def _int8(job: _Job) -> Written:
     )
     large = is_large(job.graph)
     ORTQuantizer(job.graph).quantize(config, job.work, file_suffix="int8", use_external_data_format=large)
-    return onnx.load(job.work / f"{job.graph.stem}_int8.onnx"), kept
+    fuse_ahead(job.work / f"{job.graph.stem}_int8.onnx", job.work / "ahead.onnx")
+    return onnx.load(job.work / "ahead.onnx"), kept
 
 
 def _int8_static(job: _Job) -> Written:
