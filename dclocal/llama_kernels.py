@@ -28,7 +28,7 @@ READ_BYTES = 4096
 """Of a list that is long where there are many processors: enough for the first one's features."""
 COMPILERS = ("cc", "gcc", "clang")
 COMPILE_SECONDS = 120
-BEGUN = "it was begun and did not end"
+BEGUN = "to build them was begun and did not end"
 
 
 @lru_cache(1)
@@ -93,8 +93,9 @@ def why_not() -> str:
         return "they are for Linux on x86-64 with AVX2"
     if os.environ.get(SWITCH) == "0":
         return f"{SWITCH} is 0"
-    if _report(library).is_file():
-        return _report(library).read_text(encoding="utf-8")
+    report = _report(library)
+    if report.is_file():
+        return f"{report.read_text(encoding='utf-8')}; without the file {report} it would be tried again"
     return "" if library.is_file() else "they are built at the first question"
 
 

