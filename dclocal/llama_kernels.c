@@ -21,7 +21,9 @@
 
 #define INLINE static inline __attribute__((always_inline))
 /* Keeps a value in a register, where compilers would rather load it anew or put off adding to it. */
+#ifndef KEEP
 #define KEEP(value) __asm__("" : "+v"(value))
+#endif
 
 #if defined(__AVX512BW__) && defined(__AVX512VNNI__)
 enum { COLUMNS = 16, PLANES = 1 };
@@ -33,7 +35,7 @@ typedef __m512 floats;
 #define STORE_COLUMNS(to, count, what) _mm512_mask_storeu_ps(to, (__mmask16)((1u << (count)) - 1), what)
 #define MULTIPLY_ADD _mm512_dpbusd_epi32
 #else
-enum { COLUMNS = 8, PLANES = 2 };
+enum { COLUMNS = 8 };
 typedef __m256i integers;
 typedef __m256 floats;
 #define WIDE(name) _mm256_##name
@@ -41,7 +43,10 @@ typedef __m256 floats;
 #define LOAD_COLUMNS(from, count) ((void)(count), _mm256_loadu_ps(from))
 #define STORE_COLUMNS(to, count, what) ((void)(count), _mm256_storeu_ps(to, what))
 #ifdef __AVXVNNI__
+enum { PLANES = 1 };
 #define MULTIPLY_ADD _mm256_dpbusd_avx_epi32
+#else
+enum { PLANES = 2 };
 #endif
 #endif
 

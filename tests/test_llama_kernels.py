@@ -136,6 +136,19 @@ def test_it_compiles_for_other_processors(tmp_path: Path, processor: str) -> Non
     assert ended.returncode == 0, ended.stderr
 
 
+@needs_compiler
+@pytest.mark.parametrize("wide", [(), ("-DIMITATE_512",)], ids=["256 bits", "512 bits"])
+def test_variants_for_vnni_give_the_same_products(tmp_path: Path, wide: tuple[str, ...]) -> None:
+    """Their instructions imitated in C, for the processor here may have none of them."""
+    made = tmp_path / "made.so"
+    base = ("-O2", "-mavx2", "-mfma", "-mf16c", "-ffp-contract=off", "-shared", "-fPIC")
+    imitated = ("-include", str(Path(__file__).with_name("imitated_vnni.h")))
+    command = ["cc", *base, *wide, *imitated, "-o", str(made), str(llama_kernels.SOURCE), "-lm"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert difference(made, *llama_kernels._llama_libraries()) == ""
+
+
 @pytest.mark.bundle
 @needs_compiler
 def test_llama_cpp_takes_them_unless_told_not_to_and_answers_the_same(bundle: Bundle) -> None:
