@@ -86,12 +86,11 @@ def _onnx_runtime() -> str:
 
 
 def _llama_cpp() -> str:
-    from dclocal import llama_kernels
     from dclocal.llama_api import llama
+    from dclocal.llama_kernels import whose
 
     gpu = "with GPU offload" if llama.llama_supports_gpu_offload() else "no GPU offload"
-    kernels = "our kernels" if llama_kernels.load() else f"its own kernels ({llama_kernels.why_not()})"
-    return f"{gpu}; {kernels}; {llama.llama_print_system_info().decode(errors='replace').strip(' |')}"
+    return f"{gpu}; kernels: {whose()}; {llama.llama_print_system_info().decode(errors='replace').strip(' |')}"
 
 
 RUNTIMES: dict[str, tuple[str, Callable[[], str]]] = {

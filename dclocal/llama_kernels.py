@@ -16,6 +16,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from dclocal.machine import cpu_flags
 from dclocal.places import home
 
 SOURCE = Path(__file__).with_suffix(".c")
@@ -23,9 +24,6 @@ SWITCH = "DCLOCAL_KERNELS"
 """The environment variable that leaves llama.cpp its own functions, when it is 0."""
 FLAGS = ("-O3", "-march=native", "-shared", "-fPIC")
 NEEDED = {"avx2", "fma", "f16c"}
-PROCESSORS = Path("/proc/cpuinfo")
-READ_BYTES = 4096
-"""Of a list that is long where there are many processors: enough for the first one's features."""
 COMPILERS = ("cc", "gcc", "clang")
 COMPILE_SECONDS = 120
 BEGUN = "to build them was begun and did not end"
@@ -34,7 +32,7 @@ BEGUN = "to build them was begun and did not end"
 @lru_cache(1)
 def load() -> bool:
     """Have llama.cpp's library, which is not to be loaded before, take these functions; whether it will."""
-    library = None if os.environ.get(SWITCH) == "0" else kept()
+    library = kept()
     if library is None or not library.is_file():
         return False
     try:
@@ -47,7 +45,7 @@ def load() -> bool:
 def build_aside() -> None:
     """Have them built by another process, unless that was tried before or there is nowhere to keep them."""
     library = kept()
-    if library is None or library.is_file() or _report(library).is_file() or os.environ.get(SWITCH) == "0":
+    if library is None or library.is_file() or _report(library).is_file():
         return
     try:
         library.parent.mkdir(parents=True, exist_ok=True)
@@ -86,13 +84,16 @@ def build() -> str:
     return why
 
 
+def whose() -> str:
+    """Whose kernels llama.cpp has, in words."""
+    return "ours" if load() else f"its own ({why_not()})"
+
+
 def why_not() -> str:
     """Why llama.cpp has its own functions, where it does."""
     library = kept()
     if library is None:
-        return "they are for Linux on x86-64 with AVX2"
-    if os.environ.get(SWITCH) == "0":
-        return f"{SWITCH} is 0"
+        return f"{SWITCH} is 0" if _switched_off() else "ours are for Linux on x86-64 with AVX2"
     report = _report(library)
     if report.is_file():
         return f"{report.read_text(encoding='utf-8')}; without the file {report} it would be tried again"
@@ -101,11 +102,12 @@ def why_not() -> str:
 
 @lru_cache(1)
 def kept() -> Path | None:
-    """Where they lie once they are built, for this processor, llama.cpp and source; None where they cannot be."""
-    if sys.platform != "linux" or os.uname().machine != "x86_64":
+    """Where they lie once they are built, for this processor, llama.cpp and source; None where they cannot be, or are
+    not to be."""
+    if _switched_off() or sys.platform != "linux" or os.uname().machine != "x86_64":
         return None
+    features = sorted(cpu_flags())
     try:
-        features = _processor_features()
         theirs = [os.stat(library) for library in _llama_libraries()]
         source = SOURCE.read_bytes()
     except OSError:
@@ -114,6 +116,10 @@ def kept() -> Path | None:
         return None
     made_for = (source, FLAGS, features, [(status.st_size, status.st_mtime_ns) for status in theirs])
     return _folder() / f"llama_kernels-{hashlib.sha256(repr(made_for).encode()).hexdigest()[:16]}.so"
+
+
+def _switched_off() -> bool:
+    return os.environ.get(SWITCH) == "0"
 
 
 def _folder() -> Path:
@@ -125,15 +131,6 @@ def _folder() -> Path:
 def _report(library: Path) -> Path:
     """What is written while they are built, and stays when they cannot be."""
     return library.with_suffix(".txt")
-
-
-def _processor_features() -> list[str]:
-    with PROCESSORS.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines.read(READ_BYTES).splitlines():
-            name, _, features = line.partition(":")
-            if name.strip() == "flags":
-                return features.split()
-    return []
 
 
 def _llama_libraries() -> list[Path]:

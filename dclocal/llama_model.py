@@ -43,13 +43,12 @@ def load_model(path: Path) -> Model:
     """The model of a GGUF file.  Raises BundleError, with llama.cpp's reason, where it cannot be loaded."""
     log = capture_log()
     llama.llama_backend_init()
-    params = model_params()
     if not path.is_file():
         raise BundleError(f"there is no language model {path}", "remove the bundle and pull it again")
     file = os.fsencode(path)
-    model = run_logging(_load_apart, file, params, succeeded=lambda _: True)
+    model = run_logging(_load_apart, file, succeeded=lambda _: True)
     if model is None:
-        whole = run_logging(llama.llama_model_load_from_file, file, params)
+        whole = run_logging(llama.llama_model_load_from_file, file, model_params())
         if not whole:
             why = log.errors[0] if log.errors else "llama.cpp gave no reason"
             raise BundleError(f"{path} cannot be loaded: {why}", "remove the bundle and pull it again")
@@ -66,10 +65,10 @@ def model_params() -> Any:
     return params
 
 
-def _load_apart(file: bytes, params: Any) -> Model | None:
+def _load_apart(file: bytes) -> Model | None:
     """Weights and vocabulary by two threads, in two thirds of the time; None for a file that does not say how many
     tokens the weights are for, or anything else is the matter with."""
-    words_only = llama.llama_model_default_params()
+    params, words_only = model_params(), model_params()
     words_only.vocab_only = True
     loading = Begun(llama.llama_model_load_from_file, file, words_only)
     overrides = (llama.llama_model_kv_override * 2)()  # the last of them is empty, and says that it is
@@ -77,7 +76,6 @@ def _load_apart(file: bytes, params: Any) -> Model | None:
     overrides[0].value.val_str = NO_TOKENIZER
     params.kv_overrides = ctypes.cast(overrides, ctypes.POINTER(llama.llama_model_kv_override))
     weights = llama.llama_model_load_from_file(file, params)
-    params.kv_overrides = None
     words = loading.result()
     sizes = {llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(each)) for each in (weights, words) if each}
     if weights and words and len(sizes) == 1:

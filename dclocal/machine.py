@@ -11,6 +11,9 @@ from pathlib import Path
 SYSTEM = Path("/")
 """Where the kernel's files are; tests put another machine's there."""
 
+FIRST_PROCESSOR = 8192
+"""Characters that tell all there is of one."""
+
 
 def usable_cores() -> int:
     """Physical cores that this process may run on, no more than its control group's share of processor time.
@@ -108,8 +111,12 @@ def _text(file: Path) -> str:
 
 
 def _cpuinfo() -> dict[str, str]:
-    """The first processor's lines in Linux's /proc/cpuinfo."""
-    text = _text(Path("/proc/cpuinfo"))
+    """The first processor's lines in Linux's /proc/cpuinfo, which is long where there are many."""
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as file:
+            text = file.read(FIRST_PROCESSOR)
+    except OSError:
+        return {}
     pairs = (line.partition(":") for line in text.split("\n\n", 1)[0].splitlines())
     return {name.strip(): value.strip() for name, _, value in pairs}
 

@@ -113,9 +113,9 @@ def test_another_llama_cpp_processor_or_source_has_kernels_of_its_own(
     found = [llama_kernels.kept()]
     _with_source(monkeypatch, tmp_path / "other.c", "")
     found.append(llama_kernels.kept())
-    features = llama_kernels._processor_features()
-    for others, libraries in (([*features, "more"], []), (features, [tmp_path / "other.c"])):
-        monkeypatch.setattr(llama_kernels, "_processor_features", lambda others=others: others)
+    features = llama_kernels.cpu_flags()
+    for others, libraries in (({*features, "more"}, []), (features, [tmp_path / "other.c"])):
+        monkeypatch.setattr(llama_kernels, "cpu_flags", lambda others=others: others)
         monkeypatch.setattr(llama_kernels, "_llama_libraries", lambda libraries=libraries: libraries)
         llama_kernels.kept.cache_clear()
         found.append(llama_kernels.kept())

@@ -110,7 +110,7 @@ def _bench_stages(
 def _facts(models: Opened) -> dict[str, object]:
     from importlib.metadata import version
 
-    from dclocal.llama_kernels import load, why_not
+    from dclocal.llama_kernels import whose
 
     return {
         "bundle": models.bundle.manifest.name,
@@ -120,7 +120,7 @@ def _facts(models: Opened) -> dict[str, object]:
         "llm_quantization": models.bundle.manifest.llm_quantization,
         "onnxruntime": version("onnxruntime"),
         "llama_cpp_python": version("llama-cpp-python"),
-        "llama_kernels": "ours" if load() else f"llama.cpp's: {why_not()}",
+        "llama_kernels": whose(),
     }
 
 
