@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dclocal.child_python import child_command
 from dclocal.errors import BundleError
 from dclocal.llama_api import llama
 from dclocal.llama_kernels import SWITCH
@@ -84,7 +85,7 @@ class LlamaAside:
 
     def __init__(self, path: Path, n_ctx: int, threads: int):
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(path), str(n_ctx), str(threads)],
+            child_command(__name__, str(path), str(n_ctx), str(threads)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -128,17 +129,12 @@ class LlamaAside:
         self.close()
 
 
-def main() -> None:
+def main(path: str, n_ctx: str, threads: str) -> None:
     """Do what each line on stdin says, and say how long it took."""
-    path, n_ctx, threads = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    with BareLlama(path, n_ctx, threads) as bare:
+    with BareLlama(Path(path), int(n_ctx), int(threads)) as bare:
         print(0.0, flush=True)
         for line in sys.stdin:
             work, *numbers = line.split()
             started = time.perf_counter()
             getattr(bare, work)(*map(int, numbers))
             print(1000 * (time.perf_counter() - started), flush=True)
-
-
-if __name__ == "__main__":
-    main()

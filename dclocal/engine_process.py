@@ -6,23 +6,19 @@ No method waits for the child, but for `close`, which gives it two seconds.
 from __future__ import annotations
 
 import collections
-import json
 import os
 import pickle
 import queue
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-BOOT = (
-    "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
-    "from importlib import import_module; import_module(sys.argv[2]).main(sys.argv[3])"
-)
+from dclocal.child_python import child_command
+
 MAX_LOG_BYTES = 1 << 20
 KEPT_LINES = 60
 END_S = 2.0
@@ -46,8 +42,7 @@ class ChildProcess:
         module: str = "dclocal.engine_child",
     ):
         self._on_event, self._on_end = on_event, on_end
-        command = [sys.executable, "-I", "-X", "utf8", "-c", BOOT, json.dumps(sys.path), module, opener]
-        pipe = subprocess.PIPE
+        pipe, command = subprocess.PIPE, child_command(module, opener)
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, creationflags=NO_WINDOW)
         self.pid = self._process.pid
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()

@@ -16,6 +16,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from dclocal.child_python import child_command
 from dclocal.machine import cpu_flags
 from dclocal.places import home
 
@@ -56,7 +57,12 @@ def build_aside() -> None:
     import subprocess
 
     null = subprocess.DEVNULL  # and a session of its own: it outlives a short question, and its Ctrl-C
-    subprocess.Popen([sys.executable, "-m", __name__], stdin=null, stdout=null, stderr=null, start_new_session=True)
+    subprocess.Popen(child_command(__name__), stdin=null, stdout=null, stderr=null, start_new_session=True)
+
+
+def main() -> None:
+    """What that process does."""
+    build()
 
 
 def build() -> str:
@@ -155,7 +161,3 @@ def _compile(to: Path) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"{found} did not end well: {error}"
     return "" if ended.returncode == 0 else f"{found} failed: {ended.stderr.strip()[:2000]}"
-
-
-if __name__ == "__main__":
-    build()

@@ -15,6 +15,7 @@ import pytest
 
 from dclocal import llama_kernels
 from dclocal.bundle import Bundle
+from dclocal.child_python import child_command
 from dclocal.llama_kernels_check import NAMES, difference
 
 pytestmark = pytest.mark.skipif(llama_kernels.kept() is None, reason="they are for Linux on x86-64 with AVX2")
@@ -105,6 +106,14 @@ def test_a_build_that_ended_its_process_is_not_begun_again(empty: Path, monkeypa
     assert llama_kernels.why_not().startswith(llama_kernels.BEGUN)
     for file in empty.glob("*.txt"):
         assert str(file) in llama_kernels.why_not()  # for who wants it tried again
+
+
+def test_what_lies_in_the_current_folder_is_not_run(tmp_path: Path) -> None:
+    """A folder of anybody's may have a `dclocal` in it; and a source tree's kernels are not an installation's."""
+    (tmp_path / "dclocal").mkdir()
+    (tmp_path / "dclocal" / "__init__.py").write_text("open('ran', 'w').close()")
+    subprocess.run(child_command("dclocal.llama_kernels"), cwd=tmp_path, check=True)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_another_llama_cpp_processor_or_source_has_kernels_of_its_own(
