@@ -176,9 +176,10 @@ class PictureMemory:
 
         def keep() -> None:
             from dclocal.kv_state import in_layout
+            from dclocal.llama_context import flash_suits_few
 
             with suppress(BundleError):  # of a model whose state cannot be cut
-                self._known.keep_state(cells, adapters, in_layout(state, False, start))
+                self._known.keep_state(cells, adapters, in_layout(state, flash_suits_few(), start))
 
         self._writer.submit(keep)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dclocal.cells import Cell, Prefill, plan_prefill
 from dclocal.errors import BundleError
 from dclocal.llama_api import llama
-from dclocal.llama_context import TILE
+from dclocal.llama_context import TILE, flash_suits_few
 from dclocal.prompt import Embeds, Segment, part_of, shows_picture
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class KVCache:
     ):
         self._context, self.sequence, self._n_embd = context, sequence, n_embd
         self._rows, self._renewed = rows, renewed
-        self._can_change = context.alone
+        self._can_change = context.alone and not flash_suits_few()
         self.moved = False
         """Whether cells were moved since the last evaluation, with which their positions change."""
         self.cells: list[Cell] = []

@@ -10,6 +10,7 @@ import ctypes
 from pathlib import Path
 from typing import Any
 
+from dclocal import llama_kernels
 from dclocal.errors import BundleError
 from dclocal.kv_state import in_layout
 from dclocal.llama_api import llama
@@ -21,12 +22,17 @@ TILE = 64
 SEQUENCE = 0
 
 
+def flash_suits_few() -> bool:
+    """Whether flash attention is the quick one for few entries, too: ours is."""
+    return llama_kernels.load()
+
+
 class Context:
     """One sequence of a model's cells, or several apart from each other.
 
     `pointer` and `memory` are llama.cpp's, and change when the context is made anew; `n_ctx` is the limit of a
     sequence, 0 the model's own.  One sequence's memory grows as it is needed, that of several is there from the start.
-    `on_tensor` is llama.cpp's callback on every tensor.  With `flash` attention is llama.cpp's fused one, which takes
+    `on_tensor` is llama.cpp's callback on every tensor.  With `flash` attention is the fused one; llama.cpp's own takes
     TILE entries at a time and is slow with fewer.  Raises BundleError where there is not the memory.
     """
 

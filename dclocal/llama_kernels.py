@@ -1,9 +1,9 @@
-"""llama.cpp's products with four-bit weights, by functions of ours: `llama_kernels.c`, which has what there is to say.
+"""llama.cpp's products with four-bit weights and its attention, by functions of ours: what they do is in `kernels/`.
 
 They are compiled on the machine that runs them, for its processor, by a process of their own, once; they are kept where
-they give llama.cpp's own results to the bit.  A library that is loaded before llama.cpp's, for all to see, has the
-dynamic linker take its functions where llama.cpp's have the same names.  Where there is no compiler, or another system
-than Linux on x86-64, llama.cpp does what it always did.
+they give what they should: `llama_kernels_check.py`.  A library that is loaded before llama.cpp's, for all to see, has
+the dynamic linker take its functions where llama.cpp's have the same names.  Where there is no compiler, or another
+system than Linux on x86-64, llama.cpp does what it always did.
 """
 
 from __future__ import annotations
@@ -20,21 +20,25 @@ from dclocal.child_python import child_command
 from dclocal.machine import cpu_flags
 from dclocal.places import home
 
-SOURCE = Path(__file__).with_suffix(".c")
+SOURCES = Path(__file__).with_name("kernels")
+"""The folder of what is compiled."""
 SWITCH = "DCLOCAL_KERNELS"
 """The environment variable that leaves llama.cpp its own functions, when it is 0."""
 FLAGS = ("-O3", "-march=native", "-shared", "-fPIC")
+LIBRARIES = ("-ldl",)
 NEEDED = {"avx2", "fma", "f16c"}
 COMPILERS = ("cc", "gcc", "clang")
 COMPILE_SECONDS = 120
+LLAMA = "llama_cpp.llama_cpp"
+"""The module that loads llama.cpp's library."""
 BEGUN = "to build them was begun and did not end"
 
 
 @lru_cache(1)
 def load() -> bool:
-    """Have llama.cpp's library, which is not to be loaded before, take these functions; whether it will."""
+    """Have llama.cpp's library take these functions; whether it does, as it cannot where it was loaded before."""
     library = kept()
-    if library is None or not library.is_file():
+    if library is None or not library.is_file() or LLAMA in sys.modules:
         return False
     try:
         ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
@@ -92,11 +96,11 @@ def build() -> str:
 
 def whose() -> str:
     """Whose kernels llama.cpp has, in words."""
-    return "ours" if load() else f"its own ({why_not()})"
+    return "ours" if load() else f"its own ({why_not() or 'it was loaded before ours'})"
 
 
 def why_not() -> str:
-    """Why llama.cpp has its own functions, where it does."""
+    """Why there are none of ours, where that is so."""
     library = kept()
     if library is None:
         return f"{SWITCH} is 0" if _switched_off() else "ours are for Linux on x86-64 with AVX2"
@@ -115,12 +119,12 @@ def kept() -> Path | None:
     features = sorted(cpu_flags())
     try:
         theirs = [os.stat(library) for library in _llama_libraries()]
-        source = SOURCE.read_bytes()
+        sources = [file.read_bytes() for file in sorted(SOURCES.glob("*.[ch]"))]
     except OSError:
         return None
     if not theirs or NEEDED - set(features):
         return None
-    made_for = (source, FLAGS, features, [(status.st_size, status.st_mtime_ns) for status in theirs])
+    made_for = (sources, FLAGS, features, [(status.st_size, status.st_mtime_ns) for status in theirs])
     return _folder() / f"llama_kernels-{hashlib.sha256(repr(made_for).encode()).hexdigest()[:16]}.so"
 
 
@@ -130,7 +134,7 @@ def _switched_off() -> bool:
 
 def _folder() -> Path:
     """Where Python keeps what it makes of the package's sources, or where that cannot be written, the user's own."""
-    package, beside = SOURCE.parent, SOURCE.parent / "__pycache__"
+    package, beside = SOURCES.parent, SOURCES.parent / "__pycache__"
     return beside if os.access(beside if beside.is_dir() else package, os.W_OK) else home() / "kernels"
 
 
@@ -147,17 +151,16 @@ def _llama_libraries() -> list[Path]:
 
 
 def _compile(to: Path) -> str:
-    """Compile the source; what the compiler says where it fails."""
+    """Compile the sources; what the compiler says where it fails."""
     import shutil
     import subprocess
 
     found = next(filter(None, map(shutil.which, COMPILERS)), None)
     if found is None:
         return f"there is no C compiler ({', '.join(COMPILERS)})"
+    command = [found, *FLAGS, "-o", str(to), *map(str, sorted(SOURCES.glob("*.c"))), *LIBRARIES]
     try:
-        ended = subprocess.run(
-            [found, *FLAGS, "-o", str(to), str(SOURCE)], capture_output=True, text=True, timeout=COMPILE_SECONDS
-        )
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"{found} did not end well: {error}"
     return "" if ended.returncode == 0 else f"{found} failed: {ended.stderr.strip()[:2000]}"

@@ -1,4 +1,4 @@
-"""Whether our matrix products are llama.cpp's own, to the bit, before they take their place."""
+"""Whether our kernels do what llama.cpp's own do, before they take their place: the products to the bit."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import ctypes
 from pathlib import Path
 
 import numpy as np
+
+from dclocal import llama_attention_check
 
 NAMES = ("ggml_gemm_iq4_nl_8x8_q8_0", "ggml_gemm_q4_0_8x8_q8_0")
 BLOCK = 32
@@ -19,13 +21,16 @@ ROWS = np.dtype([("scale", "<f2", 4), ("values", "i1", 4 * BLOCK)])
 
 
 def difference(ours: Path, *theirs: Path) -> str:
-    """Where a product of the library `ours` differs from that of the last of `theirs`, or nothing.
+    """Where a function of the library `ours` differs from that of the last of `theirs`, or nothing.
 
-    The others of `theirs` are what that needs.  Weights, activations and scales are random, with the extremes of each.
+    The others of `theirs` are what that needs.
     """
-    for needed in theirs[:-1]:
-        ctypes.CDLL(str(needed), ctypes.RTLD_GLOBAL)
-    libraries = [ctypes.CDLL(str(ours)), ctypes.CDLL(str(theirs[-1]))]
+    return of_products(ours, *theirs) or llama_attention_check.difference(*_libraries(ours, *theirs))
+
+
+def of_products(ours: Path, *theirs: Path) -> str:
+    """The same for products alone.  Weights, activations and scales are random, with the extremes of each."""
+    libraries = _libraries(ours, *theirs)
     random = np.random.default_rng(0)
     for name in NAMES:
         for length, rows, columns in SHAPES:
@@ -35,6 +40,12 @@ def difference(ours: Path, *theirs: Path) -> str:
                 worst = np.abs(results[0] - results[1]).max()
                 return f"{name} of {rows} rows, {columns} columns and length {length} differs by up to {worst}"
     return ""
+
+
+def _libraries(ours: Path, *theirs: Path) -> tuple[ctypes.CDLL, ctypes.CDLL]:
+    for needed in theirs[:-1]:
+        ctypes.CDLL(str(needed), ctypes.RTLD_GLOBAL)
+    return ctypes.CDLL(str(ours)), ctypes.CDLL(str(theirs[-1]))
 
 
 def _weights(random: np.random.Generator, length: int, columns: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from dclocal.cells import Cell, Prefill
 from dclocal.errors import BundleError, PromptError
 from dclocal.kv_cache import KVCache
 from dclocal.llama_api import llama
-from dclocal.llama_context import SEQUENCE, Context
+from dclocal.llama_context import SEQUENCE, Context, flash_suits_few
 from dclocal.llama_model import Model, load_model
 from dclocal.machine import usable_cores
 from dclocal.prompt import Segment
@@ -53,7 +53,7 @@ class LLM(Speaker):
         super().__init__(self.model)
         try:
             self._tokens = TokenEmbeddings(path, self.model.pointer, self.n_embd)
-            self._context = self._open_context(path, n_ctx, self.threads, not settled)
+            self._context = self._open_context(path, n_ctx, self.threads, not settled or flash_suits_few())
         except BaseException:
             self.close()
             raise

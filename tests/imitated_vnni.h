@@ -1,5 +1,5 @@
-/* What llama_kernels.c asks of VNNI, imitated, so that its variants run on processors without: with IMITATE_512 those of
- * AVX512, else those of 256 bits. */
+/* What our kernels ask of VNNI and AVX512, imitated, so that their variants run on processors without: with IMITATE_512
+ * those of AVX512, else those of VNNI with 256 bits. */
 
 #include <immintrin.h>
 #include <math.h>
@@ -52,6 +52,17 @@ static inline lanes imitated_float(lanes a) { EACH(made.f[k] = (float)a.i[k]); }
 static inline lanes imitated_dpbusd(lanes sum, lanes weights, lanes values) {
     EACH(made.i[k] = four_products(sum.i[k], &weights.i[k], &values.i[k]));
 }
+static inline void imitated_store(float *to, lanes what) { memcpy(to, &what, sizeof what); }
+static inline lanes imitated_sum(lanes a, lanes b) { EACH(made.f[k] = a.f[k] + b.f[k]); }
+static inline lanes imitated_sub(lanes a, lanes b) { EACH(made.f[k] = a.f[k] - b.f[k]); }
+static inline lanes imitated_div(lanes a, lanes b) { EACH(made.f[k] = a.f[k] / b.f[k]); }
+static inline lanes imitated_max(lanes a, lanes b) { EACH(made.f[k] = a.f[k] > b.f[k] ? a.f[k] : b.f[k]); }
+static inline lanes imitated_fnmadd(lanes a, lanes b, lanes c) { EACH(made.f[k] = fmaf(-a.f[k], b.f[k], c.f[k])); }
+static inline lanes imitated_shift(lanes a, int by) { EACH(made.i[k] = (int32_t)((uint32_t)a.i[k] << by)); }
+static inline lanes imitated_halves(__m256i of) { EACH(made.f[k] = _cvtsh_ss(((const uint16_t *)&of)[k])); }
+static inline lanes imitated_where(lanes where, lanes a) { EACH(made.i[k] = where.i[k] ? a.i[k] : 0); }
+static inline lanes imitated_greater(lanes a, lanes b) { EACH(made.i[k] = a.f[k] > b.f[k]); }
+static inline __m256 imitated_half(lanes of, int upper) { return _mm256_loadu_ps(of.f + 8 * upper); }
 #define __AVX512BW__ 1
 #define __AVX512VNNI__ 1
 #define __m512i lanes
@@ -67,6 +78,20 @@ static inline lanes imitated_dpbusd(lanes sum, lanes weights, lanes values) {
 #define _mm512_add_epi32 imitated_add
 #define _mm512_mul_ps imitated_mul
 #define _mm512_fmadd_ps imitated_fmadd
+#define _mm512_storeu_ps imitated_store
+#define _mm512_add_ps imitated_sum
+#define _mm512_sub_ps imitated_sub
+#define _mm512_div_ps imitated_div
+#define _mm512_max_ps imitated_max
+#define _mm512_fnmadd_ps imitated_fnmadd
+#define _mm512_slli_epi32 imitated_shift
+#define _mm512_cvtph_ps imitated_halves
+#define _mm512_castsi512_ps(of) (of)
+#define _mm512_castps_si512(of) (of)
+#define _mm512_maskz_mov_ps imitated_where
+#define _mm512_cmp_ps_mask(a, b, how) imitated_greater(a, b)
+#define _mm512_castps512_ps256(of) imitated_half(of, 0)
+#define _mm512_extractf32x8_ps imitated_half
 #define _mm512_cvtepi32_ps imitated_float
 #define _mm512_dpbusd_epi32 imitated_dpbusd
 

@@ -264,14 +264,16 @@ def test_twelve_questions_of_a_users_own(
 
 
 @pytest.mark.bundle
-def test_likelihood_is_the_sum_over_single_steps(bundle: Bundle) -> None:
+def test_likelihood_is_the_sum_over_single_steps(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against evaluating one token after the other; and a model's own greedy answer is all its first choice."""
     import numpy as np
 
+    from dclocal import llama_kernels
     from dclocal.llm import LLM
     from dclocal.prompt import Tokens
 
-    with LLM(bundle.llm_path, n_ctx=512, settled=True) as llm:  # flash attention rounds one entry and many apart
+    monkeypatch.setattr(llama_kernels, "load", lambda: False)  # flash attention rounds one entry and many apart
+    with LLM(bundle.llm_path, n_ctx=512, settled=True) as llm:
         answer = answer_of(llm, bundle, "Name three fruits.")
         before = _segments(llm, bundle, "Name three fruits.")
         llm.forget()
@@ -288,10 +290,11 @@ def test_likelihood_is_the_sum_over_single_steps(bundle: Bundle) -> None:
 
 @pytest.mark.bundle
 def test_text_alone_is_answered_by_the_base_model(bundle: Bundle) -> None:
-    """Its own answers are no less likely to it; to the model for pictures they are."""
+    """Its own answers are no less likely to it, but for what one entry and many round apart; to the model for pictures
+    they are."""
     records: list[Mapping[str, Any]] = []
     alone, after = run_chat(bundle, bundle.text_llm_path, read_prompts(3), silent, records.append)
-    assert alone.ratio == pytest.approx(1, abs=1e-6) and alone.first_choice > 0.95
-    assert 1.01 < after.ratio < 1.5 and after.tokens == alone.tokens
+    assert alone.ratio == pytest.approx(1, abs=0.015) and alone.first_choice > 0.95
+    assert 1.02 < after.ratio < 1.5 and after.tokens == alone.tokens
     assert [one["model"] for one in records] == [alone.model] * 3 + [after.model] * 3
     assert after.model == "dc-tiny, once a picture was shown"

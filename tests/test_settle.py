@@ -8,12 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dclocal import llama_kernels
 from dclocal.bundle import Sampling
 from dclocal.errors import BundleError
 from dclocal.kv_cache import WORTH_FLASH, WORTH_SETTLING
 from dclocal.llama_context import TILE
 from dclocal.llm import LLM
 from dclocal.prompt import Tokens
+
+
+@pytest.fixture(autouse=True)
+def llama_cpps_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where llama.cpp has its own attention, which does not suit few entries."""
+    monkeypatch.setattr(llama_kernels, "load", lambda: False)
+
 
 GREEDY = Sampling(temperature=0.0, repeat_penalty=1.0)
 
@@ -152,3 +160,13 @@ def test_an_interruption_leaves_what_is_held(tiny: LLM, monkeypatch: pytest.Monk
     assert flash(tiny) and len(tiny.cells) == 100
     tiny.prefill([ids(100), ids(5, start=1)])
     np.testing.assert_allclose(tiny.logits(), expected, rtol=0, atol=1e-4)
+
+
+def test_with_attention_of_ours_there_is_one_kind_for_all(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llama_kernels, "load", lambda: True)
+    with LLM(tiny_gguf, n_ctx=4096, threads=1, settled=True) as llm:
+        assert flash(llm)
+        llm.prefill([ids(WORTH_SETTLING)])
+        llm.settle()
+        list(llm.generate(GREEDY, seed=0, max_tokens=3))
+        assert flash(llm)

@@ -1,45 +1,37 @@
 /* Matrix products with four-bit weights for llama.cpp on x86-64: two of its functions, to the same bits, in less time.
- * Compiled on the user's machine and loaded before llama.cpp's library, so that the dynamic linker gives it these in
- * place of its own (llama_kernels.py).
+ * How they come into the place of llama.cpp's own stands in llama_kernels.py.
  *
  * llama.cpp keeps eight columns of weights together, 32 of each column with one scale, and four rows of activations, 32
- * of each row in eight bits with one scale.  It multiplies signed numbers, for which most processors have no instruction:
- * two more are spent on signs for each one that multiplies, others bring values side by side, and weights are unpacked
- * anew for every 16 rows.  Here they are unsigned, since the least of them is taken away from all,
+ * of each row in eight bits with one scale.  It multiplies signed numbers, for which most processors have nothing:
+ * two instructions more are spent on signs for each one that multiplies, others bring values side by side, and weights
+ * are unpacked anew for every 16 rows.  Here they are unsigned, since the least of them is taken away from all,
  *
  *     sum of weight * value = sum of (weight - least) * value + least * sum of values,
  *
  * and are unpacked once for 64 rows, in the order in which they are multiplied.  Processors with VNNI multiply and add
- * four of them in one instruction.  Those without multiply and add pairs, in 16 bits, which weights of four bits do not
- * fill within a block (15 * 127 * 32 / 2 = 30,480); IQ4_NL's have eight bits and are taken apart: low + 16 * high.
+ * four of them in one instruction; with 512 bits, two vectors of weights are multiplied by each value that is loaded, or
+ * loads would take longer.  Those without multiply and add pairs, in 16 bits, which weights of four bits do not fill
+ * within a block (15 * 127 * 32 / 2 = 30,480); IQ4_NL's have eight bits and are taken apart: low + 16 * high.
  */
 
-#include <immintrin.h>
+#include "wide.h"
+
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
-#define INLINE static inline __attribute__((always_inline))
 /* Keeps a value in a register, where compilers would rather load it anew or put off adding to it. */
 #ifndef KEEP
 #define KEEP(value) __asm__("" : "+v"(value))
 #endif
 
-#if defined(__AVX512BW__) && defined(__AVX512VNNI__)
-enum { COLUMNS = 16, PLANES = 1 };
-typedef __m512i integers;
-typedef __m512 floats;
-#define WIDE(name) _mm512_##name
-#define LOAD(from) _mm512_loadu_si512(from)
+#ifdef WIDE_512
+enum { VECTORS = 2, PLANES = 1 };
 #define LOAD_COLUMNS(from, count) _mm512_maskz_loadu_ps((__mmask16)((1u << (count)) - 1), from)
 #define STORE_COLUMNS(to, count, what) _mm512_mask_storeu_ps(to, (__mmask16)((1u << (count)) - 1), what)
 #define MULTIPLY_ADD _mm512_dpbusd_epi32
 #else
-enum { COLUMNS = 8 };
-typedef __m256i integers;
-typedef __m256 floats;
-#define WIDE(name) _mm256_##name
-#define LOAD(from) _mm256_loadu_si256((const __m256i *)(from))
+enum { VECTORS = 1 };
 #define LOAD_COLUMNS(from, count) ((void)(count), _mm256_loadu_ps(from))
 #define STORE_COLUMNS(to, count, what) ((void)(count), _mm256_storeu_ps(to, what))
 #ifdef __AVXVNNI__
@@ -51,6 +43,7 @@ enum { PLANES = 2 };
 #endif
 
 enum {
+    COLUMNS = VECTORS * LANES, /* that are multiplied together */
     BLOCK = 32, /* values with one scale */
     QUADS = 8,  /* of a block's values, four are multiplied together */
     DEPTH = 16, /* blocks of a column at a time: 8 KB of weights, which stay in the nearest cache */
@@ -61,8 +54,8 @@ enum {
 typedef struct { uint16_t scale[8]; uint8_t nibbles[8 * BLOCK / 2]; } eight_columns;
 typedef struct { uint16_t scale[4]; int8_t values[4 * BLOCK]; } four_rows;
 
-/* What the sixteen nibbles stand for: low + 16 * high + least. */
-typedef struct { uint8_t low[16], high[16]; int least; } code;
+/* What the sixteen nibbles stand for: weight + least. */
+typedef struct { uint8_t weights[16]; int least; } code;
 
 /* Columns' weights, four of each side by side.  The second plane has their high bits, where both are multiplied. */
 typedef struct { uint8_t planes[DEPTH][QUADS][PLANES][4 * COLUMNS]; float scale[DEPTH][COLUMNS]; } weights;
@@ -73,8 +66,9 @@ typedef struct { float scale[DEPTH][ROWS]; int32_t least[DEPTH][ROWS]; } activat
 /* Unpacks eight columns' weights, to column `first` and those after it. */
 INLINE void unpack(const eight_columns *from, int blocks, const code *code, int high_bits, weights *to, int first) {
     const __m256i four_bits = _mm256_set1_epi8(15);
-    const __m256i low = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)code->low));
-    const __m256i high = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)code->high));
+    const __m256i whole = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)code->weights));
+    const __m256i low = PLANES == 1 ? whole : _mm256_and_si256(whole, four_bits);
+    const __m256i high = _mm256_and_si256(_mm256_srli_epi16(whole, 4), four_bits);
     for (int b = 0; b < blocks; b++) {
         _mm256_storeu_ps(&to->scale[b][first], _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from[b].scale)));
         for (int half = 0; half < 2; half++) { /* eight bytes of each column; a byte's upper nibble is 16 weights on */
@@ -85,12 +79,11 @@ INLINE void unpack(const eight_columns *from, int blocks, const code *code, int 
                 const __m256i both = _mm256_permute4x64_epi64(_mm256_castps_si256(mixed), 0xD8);
                 for (int upper = 0; upper < 2; upper++) {
                     const __m256i nibbles = _mm256_and_si256(upper ? _mm256_srli_epi16(both, 4) : both, four_bits);
-                    const __m256i lows = _mm256_shuffle_epi8(low, nibbles), highs = _mm256_shuffle_epi8(high, nibbles);
                     uint8_t(*planes)[4 * COLUMNS] = to->planes[b][4 * upper + 2 * half + quad];
-                    const __m256i whole = _mm256_or_si256(lows, _mm256_slli_epi16(highs, 4));
-                    _mm256_storeu_si256((__m256i *)(planes[0] + 4 * first), PLANES == 1 ? whole : lows);
+                    _mm256_storeu_si256((__m256i *)(planes[0] + 4 * first), _mm256_shuffle_epi8(low, nibbles));
                     if (PLANES == 2 && high_bits)
-                        _mm256_storeu_si256((__m256i *)(planes[PLANES - 1] + 4 * first), highs);
+                        _mm256_storeu_si256((__m256i *)(planes[PLANES - 1] + 4 * first),
+                                            _mm256_shuffle_epi8(high, nibbles));
                 }
             }
         }
@@ -117,55 +110,101 @@ INLINE void read_rows(const four_rows *from, int depth, int rows, int blocks, in
     }
 }
 
+/* The sums of a block's products for one row; the high bits' apart, where weights have two planes. */
+typedef struct { integers low, high; } sums;
+
+#ifdef MULTIPLY_ADD
+INLINE sums begin(int32_t least) {
+    const integers all = WIDE(set1_epi32)(least);
+    return (sums){all, all};
+}
+
+INLINE void add(sums *to, integers low, integers high, integers values, int high_bits) {
+    (void)high, (void)high_bits;
+    to->low = MULTIPLY_ADD(to->low, low, values);
+}
+
+INLINE integers end(sums of, int32_t least, int high_bits) {
+    (void)least, (void)high_bits;
+    return of.low;
+}
+#else
+INLINE sums begin(int32_t least) {
+    (void)least;
+    return (sums){_mm256_setzero_si256(), _mm256_setzero_si256()};
+}
+
+INLINE void add(sums *to, integers low, integers high, integers values, int high_bits) {
+    to->low = _mm256_add_epi16(to->low, _mm256_maddubs_epi16(low, values));
+    KEEP(to->low);
+    if (high_bits) {
+        to->high = _mm256_add_epi16(to->high, _mm256_maddubs_epi16(high, values));
+        KEEP(to->high);
+    }
+}
+
+INLINE integers end(sums of, int32_t least, int high_bits) {
+    integers whole = _mm256_madd_epi16(of.low, _mm256_set1_epi16(1));
+    if (high_bits)
+        whole = _mm256_add_epi32(whole, _mm256_madd_epi16(of.high, _mm256_set1_epi16(16)));
+    return _mm256_add_epi32(whole, _mm256_set1_epi32(least));
+}
+#endif
+
+/* How many of `count` columns the vector has. */
+INLINE int of_vector(int count, int vector) {
+    const int rest = count - vector * LANES;
+    return rest < 0 ? 0 : rest < LANES ? rest : LANES;
+}
+
 /* Multiplies four rows, of which `row` is the first, by COLUMNS columns, of which `count` are written; adds to what is
  * there unless this is its `beginning`. */
 INLINE void multiply(const four_rows *from, int blocks, const weights *columns, int high_bits, const activations *rows,
                      int row, float *to, size_t stride, int count, int beginning) {
-    floats totals[4];
+    floats totals[4][VECTORS];
     for (int r = 0; r < 4; r++)
-        totals[r] = beginning ? WIDE(setzero_ps)() : LOAD_COLUMNS(to + r * stride, count);
+        for (int v = 0; v < VECTORS; v++)
+            totals[r][v] = beginning ? WIDE(setzero_ps)()
+                                     : LOAD_COLUMNS(to + r * stride + v * LANES, of_vector(count, v));
     for (int b = 0; b < blocks; b++) {
-        integers sums[4], high_sums[4];
+        sums block[4][VECTORS];
         for (int r = 0; r < 4; r++)
-            sums[r] = high_sums[r] = WIDE(set1_epi32)(0);
+            for (int v = 0; v < VECTORS; v++)
+                block[r][v] = begin(rows->least[b][row + r]);
 #pragma GCC unroll 8
         for (int quad = 0; quad < QUADS; quad++) {
-            integers low = LOAD(columns->planes[b][quad][0]), high = LOAD(columns->planes[b][quad][PLANES - 1]);
-            KEEP(low);
-            if (high_bits)
-                KEEP(high);
+            integers low[VECTORS], high[VECTORS];
+            for (int v = 0; v < VECTORS; v++) {
+                low[v] = LOAD(columns->planes[b][quad][0] + 4 * LANES * v);
+                high[v] = LOAD(columns->planes[b][quad][PLANES - 1] + 4 * LANES * v);
+                KEEP(low[v]);
+                if (PLANES == 2 && high_bits)
+                    KEEP(high[v]);
+            }
 #pragma GCC unroll 4
             for (int r = 0; r < 4; r++) {
                 int32_t four;
                 memcpy(&four, from[b].values + 32 * (quad / 2) + 8 * r + 4 * (quad % 2), sizeof four);
-                const integers value = WIDE(set1_epi32)(four);
-#ifdef MULTIPLY_ADD
-                sums[r] = MULTIPLY_ADD(sums[r], low, value);
-#else
-                sums[r] = _mm256_add_epi16(sums[r], _mm256_maddubs_epi16(low, value));
-                KEEP(sums[r]);
-                if (high_bits) {
-                    high_sums[r] = _mm256_add_epi16(high_sums[r], _mm256_maddubs_epi16(high, value));
-                    KEEP(high_sums[r]);
-                }
-#endif
+                integers values = WIDE(set1_epi32)(four);
+                if (VECTORS > 1)
+                    KEEP(values);
+                for (int v = 0; v < VECTORS; v++)
+                    add(&block[r][v], low[v], high[v], values, high_bits);
             }
         }
-        const floats scale = WIDE(loadu_ps)(columns->scale[b]);
+        for (int v = 0; v < VECTORS; v++) {
+            const floats scale = WIDE(loadu_ps)(columns->scale[b] + v * LANES);
 #pragma GCC unroll 4
-        for (int r = 0; r < 4; r++) {
-#ifndef MULTIPLY_ADD
-            sums[r] = _mm256_madd_epi16(sums[r], _mm256_set1_epi16(1));
-            if (high_bits)
-                sums[r] = _mm256_add_epi32(sums[r], _mm256_madd_epi16(high_sums[r], _mm256_set1_epi16(16)));
-#endif
-            const integers sum = WIDE(add_epi32)(sums[r], WIDE(set1_epi32)(rows->least[b][row + r]));
-            const floats both = WIDE(mul_ps)(scale, WIDE(set1_ps)(rows->scale[b][row + r]));
-            totals[r] = WIDE(fmadd_ps)(WIDE(cvtepi32_ps)(sum), both, totals[r]);
+            for (int r = 0; r < 4; r++) {
+                const floats sum = WIDE(cvtepi32_ps)(end(block[r][v], rows->least[b][row + r], high_bits));
+                const floats both = WIDE(mul_ps)(scale, WIDE(set1_ps)(rows->scale[b][row + r]));
+                totals[r][v] = WIDE(fmadd_ps)(sum, both, totals[r][v]);
+            }
         }
     }
     for (int r = 0; r < 4; r++)
-        STORE_COLUMNS(to + r * stride, count, totals[r]);
+        for (int v = 0; v < VECTORS; v++)
+            STORE_COLUMNS(to + r * stride + v * LANES, of_vector(count, v), totals[r][v]);
 }
 
 /* `to` [rows, columns] = `right` [rows, length] times the transpose of `left` [columns, length]. */
@@ -192,12 +231,8 @@ INLINE void product(int length, float *to, size_t stride, const eight_columns *l
     }
 }
 
-static const code iq4_nl = {
-    {0, 7, 12, 14, 14, 12, 9, 5, 0, 12, 8, 5, 4, 4, 8, 0},
-    {0, 1, 2, 3, 4, 5, 6, 7, 8, 8, 9, 10, 11, 12, 13, 15},
-    -127,
-};
-static const code q4_0 = {{8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7}, {0}, -8};
+static const code iq4_nl = {{0, 23, 44, 62, 78, 92, 105, 117, 128, 140, 152, 165, 180, 196, 216, 240}, -127};
+static const code q4_0 = {{8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7}, -8};
 
 /* llama.cpp's own names, arguments and layouts. */
 void ggml_gemm_iq4_nl_8x8_q8_0(int length, float *to, size_t stride, const void *left, const void *right, int rows,

@@ -1,0 +1,34 @@
+/* The widest vectors that pay on the processor that this is compiled for, under one name. */
+
+#ifndef LLAMA_WIDE_H
+#define LLAMA_WIDE_H
+
+#include <immintrin.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+#if defined(__AVX512BW__) && defined(__AVX512VNNI__)
+#define WIDE_512
+enum { LANES = 16 };
+typedef __m512i integers;
+typedef __m512 floats;
+#define WIDE(name) _mm512_##name
+#define LOAD(from) _mm512_loadu_si512(from)
+#define LOAD_HALVES(from) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(from)))
+#define AS_FLOATS _mm512_castsi512_ps
+#define AS_INTEGERS _mm512_castps_si512
+/* The value where `of` is greater than the limit, else 0. */
+#define WHERE_GREATER(value, of, limit) _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(of, limit, _CMP_GT_OQ), value)
+#else
+enum { LANES = 8 };
+typedef __m256i integers;
+typedef __m256 floats;
+#define WIDE(name) _mm256_##name
+#define LOAD(from) _mm256_loadu_si256((const __m256i *)(from))
+#define LOAD_HALVES(from) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(from)))
+#define AS_FLOATS _mm256_castsi256_ps
+#define AS_INTEGERS _mm256_castps_si256
+#define WHERE_GREATER(value, of, limit) _mm256_and_ps(value, _mm256_cmp_ps(of, limit, _CMP_GT_OQ))
+#endif
+
+#endif

@@ -1,0 +1,156 @@
+"""Whether our attention is what llama.cpp means by it, before it takes the place of its own.
+
+Both are compared with attention in float64: ours has to be as near as float32 allows, llama.cpp's own near enough to
+say that its tensors mean what they are taken for.  They may differ between each other: of fewer than 64 queries
+llama.cpp multiplies in float16.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+
+NAME = "ggml_compute_forward_flash_attn_ext"
+OURS_NEAR, THEIRS_NEAR = 1e-4, 5e-2
+MEMORY = 1 << 24
+FLOAT32, FLOAT16 = 0, 1
+POINTER, SIZE, INTEGER, LONG, FLOAT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int64, ctypes.c_float
+
+
+class Shape(NamedTuple):
+    """Numbers of a head, heads, those that keys and values have, queries, keys, sequences, and how many keys stand
+    before the first query."""
+
+    width: int
+    heads: int
+    shared: int
+    queries: int
+    keys: int
+    sequences: int
+    before: int
+
+
+SHAPES = (
+    Shape(64, 9, 3, 160, 256, 1, 0),
+    Shape(64, 9, 3, 1, 96, 1, 70),
+    Shape(128, 4, 4, 3, 128, 2, 100),
+    Shape(16, 4, 2, 70, 96, 2, 20),
+    Shape(256, 2, 2, 33, 64, 1, 31),
+)
+"""Less than is taken at a time of each, and several times that with something left; one query and many."""
+
+
+class _Memory(ctypes.Structure):
+    """ggml_init_params."""
+
+    _fields_ = (("size", SIZE), ("buffer", POINTER), ("without_data", ctypes.c_bool))
+
+
+class _Tensor(ctypes.Structure):
+    """ggml_tensor, as `kernels/attention.h` has it."""
+
+    _fields_ = (
+        ("type", INTEGER),
+        ("buffer", POINTER),
+        ("ne", LONG * 4),
+        ("nb", SIZE * 4),
+        ("op", INTEGER),
+        ("options", FLOAT * 16),
+        ("flags", INTEGER),
+        ("sources", POINTER * 10),
+        ("view", POINTER),
+        ("view_at", SIZE),
+        ("data", POINTER),
+    )
+
+
+class _Parameters(ctypes.Structure):
+    """ggml_compute_params."""
+
+    _fields_ = (
+        ("thread", INTEGER),
+        ("threads", INTEGER),
+        ("size", SIZE),
+        ("work", POINTER),
+        ("pool", POINTER),
+        ("reference", ctypes.c_bool),
+    )
+
+
+def difference(ours: ctypes.CDLL, theirs: ctypes.CDLL) -> str:
+    """Where the attention of `ours` is not that of llama.cpp's library `theirs`, or nothing."""
+    random = np.random.default_rng(0)
+    for shape in SHAPES:
+        with _tensors(theirs, random, shape) as (result, graph, expected):
+            tensor = _Tensor.from_address(result)
+            if tensor.data != _function(theirs, "ggml_get_data", POINTER, POINTER)(result):
+                return "llama.cpp's tensors have other fields than ours"
+            computed = np.ctypeslib.as_array(ctypes.cast(tensor.data, ctypes.POINTER(FLOAT)), expected.shape)
+            _function(theirs, "ggml_graph_compute_with_ctx", INTEGER, POINTER, POINTER, INTEGER)(*graph, 1)
+            if (worst := np.abs(computed - expected).max()) > THEIRS_NEAR:
+                return f"{NAME} of {shape} means something else than ours: {worst} apart"
+            computed[:] = np.nan
+            for thread in range(2):
+                parameters = _Parameters(thread, 2, 0, None, None, False)
+                _function(ours, NAME, None, POINTER, POINTER)(ctypes.addressof(parameters), result)
+            if not (worst := np.abs(computed - expected).max()) <= OURS_NEAR:
+                return f"{NAME} of {shape} differs by up to {worst}"
+    return ""
+
+
+def _function(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
+    return ctypes.CFUNCTYPE(result, *arguments)((name, library))
+
+
+@contextmanager
+def _tensors(
+    ggml: ctypes.CDLL, random: np.random.Generator, shape: Shape
+) -> Iterator[tuple[int, tuple[int, int], np.ndarray]]:
+    """The tensor of an attention's result, the memory and the graph that compute it, and what it is to be, float64
+    `[sequences, queries, heads, width]`."""
+    memory = _function(ggml, "ggml_init", POINTER, _Memory)(_Memory(MEMORY, None, False))
+    new = _function(ggml, "ggml_new_tensor_4d", POINTER, POINTER, INTEGER, *[LONG] * 4)
+    permute = _function(ggml, "ggml_permute", POINTER, POINTER, POINTER, *[INTEGER] * 4)
+    attention = _function(ggml, "ggml_flash_attn_ext", POINTER, *[POINTER] * 5, *[FLOAT] * 3)
+
+    def tensor(values: np.ndarray) -> int:
+        made: int = new(memory, FLOAT16 if values.dtype == np.float16 else FLOAT32, *reversed(values.shape))
+        ctypes.memmove(_Tensor.from_address(made).data, values.ctypes.data, values.nbytes)
+        return made
+
+    try:
+        queries, keys, values, mask = _values(random, shape)
+        turned = [permute(memory, tensor(these), 0, 2, 1, 3) for these in (queries, keys, values)]
+        scale = shape.width**-0.5
+        result = attention(memory, *turned, tensor(mask[:, None]), scale, 0, 0)
+        graph = _function(ggml, "ggml_new_graph", POINTER, POINTER)(memory)
+        _function(ggml, "ggml_build_forward_expand", None, POINTER, POINTER)(graph, result)
+        yield result, (memory, graph), _attention(queries, keys, values, mask, scale)
+    finally:
+        _function(ggml, "ggml_free", None, POINTER)(memory)
+
+
+def _values(random: np.random.Generator, shape: Shape) -> tuple[np.ndarray, ...]:
+    """Queries, keys and values `[sequences, number, heads, width]`, and a mask `[sequences, queries, keys]` of which
+    each query sees keys up to its own place, some less than others, and of the last sequence not the first ones."""
+    many = (shape.sequences, shape.keys, shape.shared, shape.width)
+    queries = random.normal(0, 2, (shape.sequences, shape.queries, shape.heads, shape.width)).astype(np.float32)
+    keys, values = random.normal(0, 1, (2, *many)).astype(np.float16)
+    places, own = np.arange(shape.keys), shape.before + np.arange(shape.queries)[:, None]
+    mask = np.where(places <= own, 0, -np.inf) * np.ones((shape.sequences, 1, 1))
+    mask[:, :, ::5] -= 0.5
+    mask[-1, :, : shape.before // 2] = -np.inf
+    return queries, keys, values, mask.astype(np.float16)
+
+
+def _attention(queries: np.ndarray, keys: np.ndarray, values: np.ndarray, mask: np.ndarray, scale: float) -> np.ndarray:
+    """As the formula has it, in float64."""
+    share = queries.shape[2] // keys.shape[2]
+    keys, values = (np.repeat(these.astype(np.float64), share, axis=2) for these in (keys, values))
+    scores = np.einsum("sqhw,skhw->shqk", queries.astype(np.float64), keys) * scale + mask[:, None].astype(np.float64)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return np.einsum("shqk,skhw->sqhw", weights / weights.sum(-1, keepdims=True), values)
