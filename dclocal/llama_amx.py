@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import os
-import sys
 import threading
 from functools import lru_cache
 
 from dclocal.llama_api import ggml, ggml_function
+from dclocal.machine import linux_on_x86_64
 
 AMX = b"AMX"
 CPU_DEVICE = 0
@@ -47,7 +46,7 @@ def takes_amx() -> bool:
     layouts = [AMX]  # until it is known
 
     def ask() -> None:
-        if sys.platform == "linux" and os.uname().machine == "x86_64":
+        if linux_on_x86_64():
             _refuse_amx()
         layouts[:] = _layouts()
 

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from dclocal.child_python import child_command
-from dclocal.machine import cpu_flags
+from dclocal.machine import cpu_flags, linux_on_x86_64
 from dclocal.places import home
 
 SOURCES = Path(__file__).with_name("kernels")
@@ -114,7 +114,7 @@ def why_not() -> str:
 def kept() -> Path | None:
     """Where they lie once they are built, for this processor, llama.cpp and source; None where they cannot be, or are
     not to be."""
-    if _switched_off() or sys.platform != "linux" or os.uname().machine != "x86_64":
+    if _switched_off() or not linux_on_x86_64():
         return None
     features = sorted(cpu_flags())
     try:

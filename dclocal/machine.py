@@ -40,6 +40,11 @@ def cpu_flags() -> set[str]:
     return set(listed.lower().split())
 
 
+def linux_on_x86_64() -> bool:
+    """Whether this is Linux on a processor of that kind."""
+    return sys.platform == "linux" and os.uname().machine == "x86_64"
+
+
 def memory_bytes() -> int:
     """Physical memory, 0 where the system does not say."""
     try:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dclocal.bundle import Bundle
+from dclocal.denormals import denormals_as_zero
 from dclocal.errors import BundleError
 from dclocal.machine import usable_cores
 
@@ -35,10 +36,12 @@ class VisionEncoder:
         options.enable_mem_pattern = False  # it holds a second block for all that a run needs
         # Threads that waited for another picture would take the cores from the language model, which comes next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")  # in its own threads; see `_run`
         known = onnxruntime.get_available_providers()
         providers = [provider for provider in PREFERRED_PROVIDERS if provider in known]
         try:
-            self._session = onnxruntime.InferenceSession(str(bundle.vision_path), options, providers=providers)
+            with denormals_as_zero():  # what ONNX Runtime sets in this thread, too, ends here
+                self._session = onnxruntime.InferenceSession(str(bundle.vision_path), options, providers=providers)
         except Exception as error:  # ONNX Runtime's errors share no base class of their own
             reason = " ".join(str(error).split())[:200]
             raise BundleError(
@@ -60,7 +63,8 @@ class VisionEncoder:
         return runs[0] if len(runs) == 1 else np.concatenate(runs)
 
     def _run(self, pixels: np.ndarray) -> np.ndarray:
-        embeds = self._session.run([OUTPUT], {INPUT: pixels})[0]
+        with denormals_as_zero():
+            embeds = self._session.run([OUTPUT], {INPUT: pixels})[0]
         expected = (len(pixels), self._vision.tokens, self._vision.n_embd)
         if embeds.shape != expected:
             raise BundleError(
