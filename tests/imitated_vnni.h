@@ -29,7 +29,7 @@ static inline __m256i imitated_dpbusd(__m256i sum, __m256i weights, __m256i valu
 
 #else
 
-typedef union { int32_t i[16]; float f[16]; } lanes;
+typedef union { int32_t i[16]; float f[16]; uint8_t b[64]; uint16_t s[32]; int64_t l[8]; } lanes;
 #define EACH(expression) \
     lanes made; \
     for (int k = 0; k < 16; k++) \
@@ -63,6 +63,23 @@ static inline lanes imitated_halves(__m256i of) { EACH(made.f[k] = _cvtsh_ss(((c
 static inline lanes imitated_where(lanes where, lanes a) { EACH(made.i[k] = where.i[k] ? a.i[k] : 0); }
 static inline lanes imitated_greater(lanes a, lanes b) { EACH(made.i[k] = a.f[k] > b.f[k]); }
 static inline __m256 imitated_half(lanes of, int upper) { return _mm256_loadu_ps(of.f + 8 * upper); }
+static inline lanes imitated_each_i(const int32_t *values) { EACH(made.i[k] = values[k]); }
+static inline lanes imitated_and(lanes a, lanes b) { EACH(made.i[k] = a.i[k] & b.i[k]); }
+static inline lanes imitated_all_l(int64_t value) { EACH(made.l[k / 2] = value); }
+static inline lanes imitated_four(__m128i of) { EACH(made.i[k] = ((const int32_t *)&of)[k % 4]); }
+static inline lanes imitated_pick(lanes a, lanes which, lanes b) {
+    EACH(made.i[k] = (which.i[k] & 16 ? b : a).i[which.i[k] & 15]);
+}
+static inline lanes imitated_shift_s(lanes a, int by) {
+    for (int k = 0; k < 32; k++)
+        a.s[k] >>= by;
+    return a;
+}
+static inline lanes imitated_shuffle(lanes table, lanes which) {
+    for (int k = 0; k < 64; k++)
+        which.b[k] = which.b[k] & 128 ? 0 : table.b[k / 16 * 16 + (which.b[k] & 15)];
+    return which;
+}
 #define __AVX512BW__ 1
 #define __AVX512VNNI__ 1
 #define __m512i lanes
@@ -92,6 +109,14 @@ static inline __m256 imitated_half(lanes of, int upper) { return _mm256_loadu_ps
 #define _mm512_cmp_ps_mask(a, b, how) imitated_greater(a, b)
 #define _mm512_castps512_ps256(of) imitated_half(of, 0)
 #define _mm512_extractf32x8_ps imitated_half
+#define _mm512_setr_epi32(...) imitated_each_i((const int32_t[16]){__VA_ARGS__})
+#define _mm512_set1_epi8(value) imitated_all_i(0x01010101 * (value))
+#define _mm512_set1_epi64 imitated_all_l
+#define _mm512_and_si512 imitated_and
+#define _mm512_broadcast_i32x4 imitated_four
+#define _mm512_permutex2var_epi32 imitated_pick
+#define _mm512_srli_epi16 imitated_shift_s
+#define _mm512_shuffle_epi8 imitated_shuffle
 #define _mm512_cvtepi32_ps imitated_float
 #define _mm512_dpbusd_epi32 imitated_dpbusd
 

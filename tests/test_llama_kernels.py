@@ -17,11 +17,14 @@ from dclocal import llama_kernels
 from dclocal.bundle import Bundle
 from dclocal.child_python import child_command
 from dclocal.llama_attention_check import NAME as ATTENTION
-from dclocal.llama_kernels_check import NAMES, difference
+from dclocal.llama_kernels_check import NAMES, OF_ONE_ROW, difference
 
 pytestmark = pytest.mark.skipif(llama_kernels.kept() is None, reason="they are for Linux on x86-64 with AVX2")
 SOURCES = [str(file) for file in llama_kernels.SOURCES.glob("*.c")]
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+needs_vnni = pytest.mark.skipif(
+    not {"avx512_vnni", "avx_vnni"} & llama_kernels.cpu_flags(), reason="the processor has no VNNI"
+)
 IMITATED = ("-D_GNU_SOURCE", "-include", str(Path(__file__).with_name("imitated_vnni.h")))
 LOGITS = """
 import sys
@@ -74,8 +77,10 @@ def test_what_is_built_gives_llama_cpps_own_products(empty: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "right", "wrong", "kernel"),
     [
-        ("products.c", "-127}", "-126}", NAMES[0]),
-        ("products.c", "-8}", "-7}", NAMES[1]),
+        ("products.h", "-127}", "-126}", NAMES[0]),
+        ("products.h", "-8}", "-7}", NAMES[1]),
+        pytest.param("products_of_one.c", "i) + 16,", "i) + 8,", OF_ONE_ROW[NAMES[0]], marks=needs_vnni),
+        pytest.param("products_of_one.c", "first ?", "0 ?", OF_ONE_ROW[NAMES[0]], marks=needs_vnni),
         ("products.c", "count, b == 0)", "count, 1)", NAMES[0]),
         ("attention.h", "1.0f / 6,", "1.0f / 5,", ATTENTION),
         ("attention_many.c", "if (sees == SOME)", "if (0)", ATTENTION),
@@ -83,7 +88,18 @@ def test_what_is_built_gives_llama_cpps_own_products(empty: Path) -> None:
         ("attention_few.c", "total[p] * factor", "total[p]", ATTENTION),
         ("attention.h", "part.sequence % work->mask->ne[3]", "0", ATTENTION),
     ],
-    ids=["weight", "other weight", "later blocks", "exponential", "mask", "last place", "few", "sequence"],
+    ids=[
+        "weight",
+        "other weight",
+        "one row",
+        "one long row",
+        "later blocks",
+        "exponential",
+        "mask",
+        "last place",
+        "few",
+        "sequence",
+    ],
 )
 def test_what_differs_is_neither_kept_nor_tried_again(
     empty: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file: str, right: str, wrong: str, kernel: str

@@ -31,8 +31,8 @@ enum {
     NOTHING = 0xFC00 /* in a mask: float16's negative infinity */
 };
 
-/* Heads of `width` numbers, of which `shared` have the same keys and values.  In a part, which is a sequence and the heads
- * that share keys, each query of each head has a place; those of one query stand together. */
+/* Heads of `width` numbers, of which `shared` have the same keys and values.  In a part, which is a sequence and the
+ * heads that share keys, each query of each head has a place; those of one query stand together. */
 typedef struct { const tensor *queries, *keys, *values, *mask, *result; int width, shared, places; float scale; } work;
 typedef struct { int sequence, head; } part;
 

@@ -8,16 +8,14 @@
  *
  *     sum of weight * value = sum of (weight - least) * value + least * sum of values,
  *
- * and are unpacked once for 64 rows, in the order in which they are multiplied.  Processors with VNNI multiply and add
- * four of them in one instruction; with 512 bits, two vectors of weights are multiplied by each value that is loaded, or
- * loads would take longer.  Those without multiply and add pairs, in 16 bits, which weights of four bits do not fill
+ * and are unpacked once for 160 rows, in the order in which they are multiplied.  Processors with VNNI multiply and add
+ * four of them in one instruction; with 512 bits, two vectors of weights are multiplied by each value that is loaded,
+ * or loads would take longer.  Those without multiply and add pairs, in 16 bits, which weights of four bits do not fill
  * within a block (15 * 127 * 32 / 2 = 30,480); IQ4_NL's have eight bits and are taken apart: low + 16 * high.
  */
 
-#include "wide.h"
+#include "products.h"
 
-#include <stddef.h>
-#include <stdint.h>
 #include <string.h>
 
 /* Keeps a value in a register, where compilers would rather load it anew or put off adding to it. */
@@ -26,36 +24,25 @@
 #endif
 
 #ifdef WIDE_512
-enum { VECTORS = 2, PLANES = 1 };
-#define LOAD_COLUMNS(from, count) _mm512_maskz_loadu_ps((__mmask16)((1u << (count)) - 1), from)
-#define STORE_COLUMNS(to, count, what) _mm512_mask_storeu_ps(to, (__mmask16)((1u << (count)) - 1), what)
-#define MULTIPLY_ADD _mm512_dpbusd_epi32
+enum { VECTORS = 2 };
 #else
 enum { VECTORS = 1 };
-#define LOAD_COLUMNS(from, count) ((void)(count), _mm256_loadu_ps(from))
-#define STORE_COLUMNS(to, count, what) ((void)(count), _mm256_storeu_ps(to, what))
-#ifdef __AVXVNNI__
+#endif
+#ifdef MULTIPLY_ADD
 enum { PLANES = 1 };
-#define MULTIPLY_ADD _mm256_dpbusd_avx_epi32
 #else
 enum { PLANES = 2 };
-#endif
 #endif
 
 enum {
     COLUMNS = VECTORS * LANES, /* that are multiplied together */
-    BLOCK = 32, /* values with one scale */
     QUADS = 8,  /* of a block's values, four are multiplied together */
-    DEPTH = 16, /* blocks of a column at a time: 8 KB of weights, which stay in the nearest cache */
-    ROWS = 64   /* for which weights are unpacked once */
+    DEPTH = 24, /* blocks of a column at a time: weights that stay in the nearest cache */
+    ROWS = 160  /* for which weights are unpacked once */
 };
 
-/* As llama.cpp lays them out (ggml's repack.h). */
-typedef struct { uint16_t scale[8]; uint8_t nibbles[8 * BLOCK / 2]; } eight_columns;
+/* As llama.cpp lays out activations: of each row eight values, then of each the next eight. */
 typedef struct { uint16_t scale[4]; int8_t values[4 * BLOCK]; } four_rows;
-
-/* What the sixteen nibbles stand for: weight + least. */
-typedef struct { uint8_t weights[16]; int least; } code;
 
 /* Columns' weights, four of each side by side.  The second plane has their high bits, where both are multiplied. */
 typedef struct { uint8_t planes[DEPTH][QUADS][PLANES][4 * COLUMNS]; float scale[DEPTH][COLUMNS]; } weights;
@@ -157,24 +144,24 @@ INLINE int of_vector(int count, int vector) {
     return rest < 0 ? 0 : rest < LANES ? rest : LANES;
 }
 
-/* Multiplies four rows, of which `row` is the first, by COLUMNS columns, of which `count` are written; adds to what is
- * there unless this is its `beginning`. */
+/* Multiplies four rows, of which `row` is the first, by `vectors` of columns, of which `count` are written; adds to
+ * what is there unless this is its `beginning`. */
 INLINE void multiply(const four_rows *from, int blocks, const weights *columns, int high_bits, const activations *rows,
-                     int row, float *to, size_t stride, int count, int beginning) {
+                     int row, float *to, size_t stride, int vectors, int count, int beginning) {
     floats totals[4][VECTORS];
     for (int r = 0; r < 4; r++)
-        for (int v = 0; v < VECTORS; v++)
+        for (int v = 0; v < vectors; v++)
             totals[r][v] = beginning ? WIDE(setzero_ps)()
                                      : LOAD_COLUMNS(to + r * stride + v * LANES, of_vector(count, v));
     for (int b = 0; b < blocks; b++) {
         sums block[4][VECTORS];
         for (int r = 0; r < 4; r++)
-            for (int v = 0; v < VECTORS; v++)
+            for (int v = 0; v < vectors; v++)
                 block[r][v] = begin(rows->least[b][row + r]);
 #pragma GCC unroll 8
         for (int quad = 0; quad < QUADS; quad++) {
             integers low[VECTORS], high[VECTORS];
-            for (int v = 0; v < VECTORS; v++) {
+            for (int v = 0; v < vectors; v++) {
                 low[v] = LOAD(columns->planes[b][quad][0] + 4 * LANES * v);
                 high[v] = LOAD(columns->planes[b][quad][PLANES - 1] + 4 * LANES * v);
                 KEEP(low[v]);
@@ -188,11 +175,11 @@ INLINE void multiply(const four_rows *from, int blocks, const weights *columns, 
                 integers values = WIDE(set1_epi32)(four);
                 if (VECTORS > 1)
                     KEEP(values);
-                for (int v = 0; v < VECTORS; v++)
+                for (int v = 0; v < vectors; v++)
                     add(&block[r][v], low[v], high[v], values, high_bits);
             }
         }
-        for (int v = 0; v < VECTORS; v++) {
+        for (int v = 0; v < vectors; v++) {
             const floats scale = WIDE(loadu_ps)(columns->scale[b] + v * LANES);
 #pragma GCC unroll 4
             for (int r = 0; r < 4; r++) {
@@ -203,7 +190,7 @@ INLINE void multiply(const four_rows *from, int blocks, const weights *columns, 
         }
     }
     for (int r = 0; r < 4; r++)
-        for (int v = 0; v < VECTORS; v++)
+        for (int v = 0; v < vectors; v++)
             STORE_COLUMNS(to + r * stride + v * LANES, of_vector(count, v), totals[r][v]);
 }
 
@@ -223,16 +210,19 @@ INLINE void product(int length, float *to, size_t stride, const eight_columns *l
                 const int count = columns - c < COLUMNS ? columns - c : COLUMNS;
                 for (int first = 0; first < count; first += 8)
                     unpack(left + (size_t)(c + first) / 8 * depth + b, blocks, code, high_bits, &unpacked, first);
-                for (int row = 0; row < panel; row += 4)
-                    multiply(from + (size_t)row / 4 * depth, blocks, &unpacked, high_bits, &read, row,
-                             to + (size_t)(r + row) * stride + c, stride, count, b == 0);
+                for (int row = 0; row < panel; row += 4) {
+                    const four_rows *four = from + (size_t)row / 4 * depth;
+                    float *results = to + (size_t)(r + row) * stride + c;
+                    if (count <= LANES)
+                        multiply(four, blocks, &unpacked, high_bits, &read, row, results, stride, 1, count, b == 0);
+                    else
+                        multiply(four, blocks, &unpacked, high_bits, &read, row, results, stride, VECTORS, count,
+                                 b == 0);
+                }
             }
         }
     }
 }
-
-static const code iq4_nl = {{0, 23, 44, 62, 78, 92, 105, 117, 128, 140, 152, 165, 180, 196, 216, 240}, -127};
-static const code q4_0 = {{8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7}, -8};
 
 /* llama.cpp's own names, arguments and layouts. */
 void ggml_gemm_iq4_nl_8x8_q8_0(int length, float *to, size_t stride, const void *left, const void *right, int rows,
