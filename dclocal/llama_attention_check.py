@@ -81,23 +81,35 @@ class _Parameters(ctypes.Structure):
     )
 
 
+class Computation(NamedTuple):
+    """An attention in ggml's memory: the address of the result's tensor, its numbers and those that they are to be,
+    `[sequences, queries, heads, width]`, and what has llama.cpp compute them."""
+
+    tensor: int
+    result: np.ndarray
+    expected: np.ndarray
+    by_llama_cpp: Callable[[], object]
+
+    def worst(self) -> float:
+        """How far the result is from what it is to be."""
+        return float(np.abs(self.result - self.expected).max())
+
+
 def difference(ours: ctypes.CDLL, theirs: ctypes.CDLL) -> str:
     """Where the attention of `ours` is not that of llama.cpp's library `theirs`, or nothing."""
     random = np.random.default_rng(0)
     for shape in SHAPES:
-        with _tensors(theirs, random, shape) as (result, graph, expected):
-            tensor = _Tensor.from_address(result)
-            if tensor.data != _function(theirs, "ggml_get_data", POINTER, POINTER)(result):
+        with computation(theirs, random, shape) as work:
+            if _Tensor.from_address(work.tensor).data != work.result.ctypes.data:
                 return "llama.cpp's tensors have other fields than ours"
-            computed = np.ctypeslib.as_array(ctypes.cast(tensor.data, ctypes.POINTER(FLOAT)), expected.shape)
-            _function(theirs, "ggml_graph_compute_with_ctx", INTEGER, POINTER, POINTER, INTEGER)(*graph, 1)
-            if (worst := np.abs(computed - expected).max()) > THEIRS_NEAR:
+            work.by_llama_cpp()
+            if (worst := work.worst()) > THEIRS_NEAR:
                 return f"{NAME} of {shape} means something else than ours: {worst} apart"
-            computed[:] = np.nan
+            work.result[:] = np.nan
             for thread in range(2):
                 parameters = _Parameters(thread, 2, 0, None, None, False)
-                _function(ours, NAME, None, POINTER, POINTER)(ctypes.addressof(parameters), result)
-            if not (worst := np.abs(computed - expected).max()) <= OURS_NEAR:
+                _function(ours, NAME, None, POINTER, POINTER)(ctypes.addressof(parameters), work.tensor)
+            if not (worst := work.worst()) <= OURS_NEAR:
                 return f"{NAME} of {shape} differs by up to {worst}"
     return ""
 
@@ -107,29 +119,33 @@ def _function(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> 
 
 
 @contextmanager
-def _tensors(
-    ggml: ctypes.CDLL, random: np.random.Generator, shape: Shape
-) -> Iterator[tuple[int, tuple[int, int], np.ndarray]]:
-    """The tensor of an attention's result, the memory and the graph that compute it, and what it is to be, float64
-    `[sequences, queries, heads, width]`."""
+def computation(
+    ggml: ctypes.CDLL, random: np.random.Generator, shape: Shape, *, masked: bool = True
+) -> Iterator[Computation]:
+    """An attention of random numbers, for as long as it takes."""
     memory = _function(ggml, "ggml_init", POINTER, _Memory)(_Memory(MEMORY, None, False))
     new = _function(ggml, "ggml_new_tensor_4d", POINTER, POINTER, INTEGER, *[LONG] * 4)
     permute = _function(ggml, "ggml_permute", POINTER, POINTER, POINTER, *[INTEGER] * 4)
     attention = _function(ggml, "ggml_flash_attn_ext", POINTER, *[POINTER] * 5, *[FLOAT] * 3)
+    address = _function(ggml, "ggml_get_data", POINTER, POINTER)
+    compute = _function(ggml, "ggml_graph_compute_with_ctx", INTEGER, POINTER, POINTER, INTEGER)
 
     def tensor(values: np.ndarray) -> int:
         made: int = new(memory, FLOAT16 if values.dtype == np.float16 else FLOAT32, *reversed(values.shape))
-        ctypes.memmove(_Tensor.from_address(made).data, values.ctypes.data, values.nbytes)
+        ctypes.memmove(address(made), values.ctypes.data, values.nbytes)
         return made
 
     try:
         queries, keys, values, mask = _values(random, shape)
+        mask = mask if masked else np.zeros_like(mask)
         turned = [permute(memory, tensor(these), 0, 2, 1, 3) for these in (queries, keys, values)]
         scale = shape.width**-0.5
-        result = attention(memory, *turned, tensor(mask[:, None]), scale, 0, 0)
+        result = attention(memory, *turned, tensor(mask[:, None]) if masked else None, scale, 0, 0)
         graph = _function(ggml, "ggml_new_graph", POINTER, POINTER)(memory)
         _function(ggml, "ggml_build_forward_expand", None, POINTER, POINTER)(graph, result)
-        yield result, (memory, graph), _attention(queries, keys, values, mask, scale)
+        numbers = np.ctypeslib.as_array(ctypes.cast(address(result), ctypes.POINTER(FLOAT)), queries.shape)
+        expected = _attention(queries, keys, values, mask, scale)
+        yield Computation(result, numbers, expected, lambda: compute(memory, graph, 2))
     finally:
         _function(ggml, "ggml_free", None, POINTER)(memory)
 

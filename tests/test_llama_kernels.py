@@ -22,6 +22,18 @@ from dclocal.llama_kernels_check import NAMES, OF_ONE_ROW, difference
 pytestmark = pytest.mark.skipif(llama_kernels.kept() is None, reason="they are for Linux on x86-64 with AVX2")
 SOURCES = [str(file) for file in llama_kernels.SOURCES.glob("*.c")]
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+WITHOUT_MASK = """
+import ctypes
+import numpy as np
+from dclocal import llama_api, llama_kernels
+from dclocal.llama_attention_check import SHAPES, THEIRS_NEAR, computation
+assert llama_kernels.load() and llama_kernels.whose() == "ours"
+library = ctypes.CDLL(str(llama_kernels._llama_libraries()[-1]))
+for shape in SHAPES[:2]:
+    with computation(library, np.random.default_rng(0), shape, masked=False) as work:
+        work.by_llama_cpp()
+        assert work.worst() < THEIRS_NEAR
+"""
 needs_vnni = pytest.mark.skipif(
     not {"avx512_vnni", "avx_vnni"} & llama_kernels.cpu_flags(), reason="the processor has no VNNI"
 )
@@ -187,6 +199,13 @@ def test_every_variant_does_the_same(tmp_path: Path, wide: tuple[str, ...]) -> N
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert difference(made, *llama_kernels._llama_libraries()) == ""
+
+
+@needs_compiler
+def test_attention_that_ours_is_not_made_for_is_llama_cpps_own() -> None:
+    """One without a mask, as encoders have it."""
+    assert llama_kernels.build() == ""
+    subprocess.run([sys.executable, "-c", WITHOUT_MASK], check=True)
 
 
 @pytest.mark.bundle
