@@ -15,8 +15,8 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from dclocal import llama_kernels
 from dclocal.bundle import Bundle
+from dclocal.child_python import child_command
 from tests.mjpeg import NetworkCamera
 from tests.tiny_files import write_tiny_gguf
 
@@ -32,9 +32,10 @@ def pytest_configure() -> None:
 
     Every library asks for the cores that it may run on, so that none starts more threads than that.  llama.cpp is told
     at the start what it may use, as it is for us, so that what tests compare with loads weights in the same way; and it
-    has our kernels, which are built before.
+    has our kernels, which are built before; by another process, as a user's are, for what compares them has llama.cpp's
+    library loaded with its own.
     """
-    llama_kernels.build()
+    subprocess.run(child_command("dclocal.llama_kernels"), check=True)
     from dclocal.llama_amx import takes_amx
 
     takes_amx()
