@@ -47,7 +47,7 @@ class KVCache:
     ):
         self._context, self.sequence, self._n_embd = context, sequence, n_embd
         self._rows, self._renewed = rows, renewed
-        self._can_change = context.alone and not flash_suits_few()
+        self._can_change = context.alone
         self.moved = False
         """Whether cells were moved since the last evaluation, with which their positions change."""
         self.cells: list[Cell] = []
@@ -113,8 +113,8 @@ class KVCache:
             self._use_flash(True)
 
     def _use_flash(self, flash: bool) -> None:
-        """A model of which that is not possible goes on as it is."""
-        if self.moved or not self._can_change:
+        """A model of which that is not possible, or not needed, goes on as it is."""
+        if self.moved or not self._can_change or flash_suits_few():
             return
         try:
             self._context.use_flash(flash)

@@ -120,9 +120,9 @@ def _function(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> 
 
 @contextmanager
 def computation(
-    ggml: ctypes.CDLL, random: np.random.Generator, shape: Shape, *, masked: bool = True
+    ggml: ctypes.CDLL, random: np.random.Generator, shape: Shape, *, masked: bool = True, cap: float = 0
 ) -> Iterator[Computation]:
-    """An attention of random numbers, for as long as it takes."""
+    """An attention of random numbers, for as long as it takes; with a `cap`, scores come no further from 0."""
     memory = _function(ggml, "ggml_init", POINTER, _Memory)(_Memory(MEMORY, None, False))
     new = _function(ggml, "ggml_new_tensor_4d", POINTER, POINTER, INTEGER, *[LONG] * 4)
     permute = _function(ggml, "ggml_permute", POINTER, POINTER, POINTER, *[INTEGER] * 4)
@@ -140,11 +140,11 @@ def computation(
         mask = mask if masked else np.zeros_like(mask)
         turned = [permute(memory, tensor(these), 0, 2, 1, 3) for these in (queries, keys, values)]
         scale = shape.width**-0.5
-        result = attention(memory, *turned, tensor(mask[:, None]) if masked else None, scale, 0, 0)
+        result = attention(memory, *turned, tensor(mask[:, None]) if masked else None, scale, 0, cap)
         graph = _function(ggml, "ggml_new_graph", POINTER, POINTER)(memory)
         _function(ggml, "ggml_build_forward_expand", None, POINTER, POINTER)(graph, result)
         numbers = np.ctypeslib.as_array(ctypes.cast(address(result), ctypes.POINTER(FLOAT)), queries.shape)
-        expected = _attention(queries, keys, values, mask, scale)
+        expected = _attention(queries, keys, values, mask, scale, cap)
         yield Computation(result, numbers, expected, lambda: compute(memory, graph, 2))
     finally:
         _function(ggml, "ggml_free", None, POINTER)(memory)
@@ -163,10 +163,13 @@ def _values(random: np.random.Generator, shape: Shape) -> tuple[np.ndarray, ...]
     return queries, keys, values, mask.astype(np.float16)
 
 
-def _attention(queries: np.ndarray, keys: np.ndarray, values: np.ndarray, mask: np.ndarray, scale: float) -> np.ndarray:
+def _attention(
+    queries: np.ndarray, keys: np.ndarray, values: np.ndarray, mask: np.ndarray, scale: float, cap: float
+) -> np.ndarray:
     """As the formula has it, in float64."""
     share = queries.shape[2] // keys.shape[2]
     keys, values = (np.repeat(these.astype(np.float64), share, axis=2) for these in (keys, values))
-    scores = np.einsum("sqhw,skhw->shqk", queries.astype(np.float64), keys) * scale + mask[:, None].astype(np.float64)
+    scores = np.einsum("sqhw,skhw->shqk", queries.astype(np.float64), keys) * scale
+    scores = (cap * np.tanh(scores / cap) if cap else scores) + mask[:, None].astype(np.float64)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     return np.einsum("shqk,skhw->sqhw", weights / weights.sum(-1, keepdims=True), values)

@@ -24,7 +24,7 @@ SEQUENCE = 0
 
 def flash_suits_few() -> bool:
     """Whether flash attention is the quick one for few entries, too: ours is."""
-    return llama_kernels.load()
+    return llama_kernels.load() and not llama_kernels.attention_declined()
 
 
 class Context:

@@ -34,17 +34,26 @@ LLAMA = "llama_cpp.llama_cpp"
 BEGUN = "to build them was begun and did not end"
 
 
-@lru_cache(1)
 def load() -> bool:
     """Have llama.cpp's library take these functions; whether it does, as it cannot where it was loaded before."""
+    return _loaded() is not None
+
+
+def attention_declined() -> bool:
+    """Whether there was a model in this process whose attention ours is not made for, so that it is llama.cpp's own."""
+    library = _loaded()
+    return library is not None and bool(ctypes.c_int.in_dll(library, "attention_declined").value)
+
+
+@lru_cache(1)
+def _loaded() -> ctypes.CDLL | None:
     library = kept()
     if library is None or not library.is_file() or LLAMA in sys.modules:
-        return False
+        return None
     try:
-        ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
+        return ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
     except OSError:
-        return False
-    return True
+        return None
 
 
 def build_aside() -> None:

@@ -22,17 +22,20 @@ from dclocal.llama_kernels_check import NAMES, OF_ONE_ROW, difference
 pytestmark = pytest.mark.skipif(llama_kernels.kept() is None, reason="they are for Linux on x86-64 with AVX2")
 SOURCES = [str(file) for file in llama_kernels.SOURCES.glob("*.c")]
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
-WITHOUT_MASK = """
+DECLINED = """
 import ctypes
 import numpy as np
 from dclocal import llama_api, llama_kernels
 from dclocal.llama_attention_check import SHAPES, THEIRS_NEAR, computation
+from dclocal.llama_context import flash_suits_few
 assert llama_kernels.load() and llama_kernels.whose() == "ours"
 library = ctypes.CDLL(str(llama_kernels._llama_libraries()[-1]))
-for shape in SHAPES[:2]:
-    with computation(library, np.random.default_rng(0), shape, masked=False) as work:
-        work.by_llama_cpp()
-        assert work.worst() < THEIRS_NEAR
+for options, of_a_language_model in (dict(masked=False), False), (dict(), False), (dict(cap=2), True):
+    for shape in SHAPES[:2]:
+        with computation(library, np.random.default_rng(0), shape, **options) as work:
+            work.by_llama_cpp()
+            assert work.worst() < THEIRS_NEAR
+    assert llama_kernels.attention_declined() is of_a_language_model and flash_suits_few() is not of_a_language_model
 """
 needs_vnni = pytest.mark.skipif(
     not {"avx512_vnni", "avx_vnni"} & llama_kernels.cpu_flags(), reason="the processor has no VNNI"
@@ -203,9 +206,10 @@ def test_every_variant_does_the_same(tmp_path: Path, wide: tuple[str, ...]) -> N
 
 @needs_compiler
 def test_attention_that_ours_is_not_made_for_is_llama_cpps_own() -> None:
-    """One without a mask, as encoders have it."""
+    """One without a mask, as encoders have it; and one whose scores have a cap, of a model that then changes between
+    llama.cpp's two kinds."""
     assert llama_kernels.build() == ""
-    subprocess.run([sys.executable, "-c", WITHOUT_MASK], check=True)
+    subprocess.run([sys.executable, "-c", DECLINED], check=True)
 
 
 @pytest.mark.bundle

@@ -47,8 +47,12 @@ static int is_ours(const parameters *parameters, const tensor *result) {
            keys->ne[3] == queries->ne[3] && values->ne[3] == queries->ne[3];
 }
 
+/* Whether a language model has had attention that ours is not made for. */
+int attention_declined;
+
 void OURS(const parameters *parameters, tensor *result) {
     if (!is_ours(parameters, result)) {
+        attention_declined |= result->src[3] != NULL;
         theirs(__builtin_return_address(0))(parameters, result);
         return;
     }
