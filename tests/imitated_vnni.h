@@ -52,7 +52,7 @@ static inline lanes imitated_float(lanes a) { EACH(made.f[k] = (float)a.i[k]); }
 static inline lanes imitated_dpbusd(lanes sum, lanes weights, lanes values) {
     EACH(made.i[k] = four_products(sum.i[k], &weights.i[k], &values.i[k]));
 }
-static inline void imitated_store(float *to, lanes what) { memcpy(to, &what, sizeof what); }
+static inline void imitated_store(void *to, lanes what) { memcpy(to, &what, sizeof what); }
 static inline lanes imitated_sum(lanes a, lanes b) { EACH(made.f[k] = a.f[k] + b.f[k]); }
 static inline lanes imitated_sub(lanes a, lanes b) { EACH(made.f[k] = a.f[k] - b.f[k]); }
 static inline lanes imitated_div(lanes a, lanes b) { EACH(made.f[k] = a.f[k] / b.f[k]); }
@@ -96,6 +96,7 @@ static inline lanes imitated_shuffle(lanes table, lanes which) {
 #define _mm512_mul_ps imitated_mul
 #define _mm512_fmadd_ps imitated_fmadd
 #define _mm512_storeu_ps imitated_store
+#define _mm512_storeu_si512 imitated_store
 #define _mm512_add_ps imitated_sum
 #define _mm512_sub_ps imitated_sub
 #define _mm512_div_ps imitated_div

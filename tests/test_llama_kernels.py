@@ -94,7 +94,7 @@ def test_what_is_built_gives_llama_cpps_own_products(empty: Path) -> None:
     [
         ("products.h", "-127}", "-126}", NAMES[0]),
         ("products.h", "-8}", "-7}", NAMES[1]),
-        pytest.param("products_of_one.c", "i) + 16,", "i) + 8,", OF_ONE_ROW[NAMES[0]], marks=needs_vnni),
+        pytest.param("products_of_one.c", "half + 16,", "half + 8,", OF_ONE_ROW[NAMES[0]], marks=needs_vnni),
         pytest.param("products_of_one.c", "first ?", "0 ?", OF_ONE_ROW[NAMES[0]], marks=needs_vnni),
         ("products.c", "count, b == 0)", "count, 1)", NAMES[0]),
         ("attention.h", "1.0f / 6,", "1.0f / 5,", ATTENTION),

@@ -50,29 +50,24 @@ typedef struct { uint8_t planes[DEPTH][QUADS][PLANES][4 * COLUMNS]; float scale[
 /* What rows' blocks bring to every column: a scale, and the sum of their values times the least weight. */
 typedef struct { float scale[DEPTH][ROWS]; int32_t least[DEPTH][ROWS]; } activations;
 
-/* Unpacks eight columns' weights, to column `first` and those after it. */
-INLINE void unpack(const eight_columns *from, int blocks, const code *code, int high_bits, weights *to, int first) {
-    const __m256i four_bits = _mm256_set1_epi8(15);
-    const __m256i whole = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)code->weights));
-    const __m256i low = PLANES == 1 ? whole : _mm256_and_si256(whole, four_bits);
-    const __m256i high = _mm256_and_si256(_mm256_srli_epi16(whole, 4), four_bits);
+/* Unpacks LANES columns' weights, the vector `v`. */
+INLINE void unpack(const eight_columns *from, size_t next, int blocks, const code *code, int high_bits, weights *to,
+                   int v) {
+    const integers whole = TABLE(code->weights), four_bits = WIDE(set1_epi8)(15);
+    const integers low = PLANES == 1 ? whole : AND(whole, four_bits), high = AND(WIDE(srli_epi16)(whole, 4), four_bits);
     for (int b = 0; b < blocks; b++) {
-        _mm256_storeu_ps(&to->scale[b][first], _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from[b].scale)));
-        for (int half = 0; half < 2; half++) { /* eight bytes of each column; a byte's upper nibble is 16 weights on */
-            const float *bytes = (const float *)(from[b].nibbles + 64 * half);
-            const __m256 left = _mm256_loadu_ps(bytes), right = _mm256_loadu_ps(bytes + 8);
-            for (int quad = 0; quad < 2; quad++) {
-                const __m256 mixed = quad ? _mm256_shuffle_ps(left, right, 0xDD) : _mm256_shuffle_ps(left, right, 0x88);
-                const __m256i both = _mm256_permute4x64_epi64(_mm256_castps_si256(mixed), 0xD8);
-                for (int upper = 0; upper < 2; upper++) {
-                    const __m256i nibbles = _mm256_and_si256(upper ? _mm256_srli_epi16(both, 4) : both, four_bits);
+        WIDE(storeu_ps)(&to->scale[b][v * LANES], SCALES(from + b, next));
+        for (int half = 0; half < 2; half++) {
+            const integers first = LOAD(BYTES(from + b, next, half, 0)), second = LOAD(BYTES(from + b, next, half, 1));
+            const integers quads[2] = {EVEN(first, second), ODD(first, second)};
+            for (int quad = 0; quad < 2; quad++)
+                for (int upper = 0; upper < 2; upper++) { /* a byte's upper nibble is 16 weights on */
+                    const integers nibbles = upper ? WIDE(srli_epi16)(quads[quad], 4) : quads[quad];
                     uint8_t(*planes)[4 * COLUMNS] = to->planes[b][4 * upper + 2 * half + quad];
-                    _mm256_storeu_si256((__m256i *)(planes[0] + 4 * first), _mm256_shuffle_epi8(low, nibbles));
+                    STORE(planes[0] + 4 * LANES * v, LOOK_UP(low, nibbles));
                     if (PLANES == 2 && high_bits)
-                        _mm256_storeu_si256((__m256i *)(planes[PLANES - 1] + 4 * first),
-                                            _mm256_shuffle_epi8(high, nibbles));
+                        STORE(planes[PLANES - 1] + 4 * LANES * v, LOOK_UP(high, nibbles));
                 }
-            }
         }
     }
 }
@@ -208,8 +203,10 @@ INLINE void product(int length, float *to, size_t stride, const eight_columns *l
             read_rows(from, depth, panel, blocks, code->least, &read);
             for (int c = 0; c < columns; c += COLUMNS) {
                 const int count = columns - c < COLUMNS ? columns - c : COLUMNS;
-                for (int first = 0; first < count; first += 8)
-                    unpack(left + (size_t)(c + first) / 8 * depth + b, blocks, code, high_bits, &unpacked, first);
+                for (int v = 0; v * LANES < count; v++) {
+                    const size_t next = count - v * LANES > 8 ? depth : 0; /* the same again, where there are no more */
+                    unpack(left + (size_t)(c + v * LANES) / 8 * depth + b, next, blocks, code, high_bits, &unpacked, v);
+                }
                 for (int row = 0; row < panel; row += 4) {
                     const four_rows *four = from + (size_t)row / 4 * depth;
                     float *results = to + (size_t)(r + row) * stride + c;

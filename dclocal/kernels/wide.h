@@ -14,7 +14,9 @@ typedef __m512i integers;
 typedef __m512 floats;
 #define WIDE(name) _mm512_##name
 #define LOAD(from) _mm512_loadu_si512(from)
+#define STORE(to, what) _mm512_storeu_si512(to, what)
 #define LOAD_HALVES(from) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(from)))
+#define AND _mm512_and_si512
 #define AS_FLOATS _mm512_castsi512_ps
 #define AS_INTEGERS _mm512_castps_si512
 /* The value where `of` is greater than the limit, else 0. */
@@ -25,7 +27,9 @@ typedef __m256i integers;
 typedef __m256 floats;
 #define WIDE(name) _mm256_##name
 #define LOAD(from) _mm256_loadu_si256((const __m256i *)(from))
+#define STORE(to, what) _mm256_storeu_si256((__m256i *)(to), what)
 #define LOAD_HALVES(from) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(from)))
+#define AND _mm256_and_si256
 #define AS_FLOATS _mm256_castsi256_ps
 #define AS_INTEGERS _mm256_castps_si256
 #define WHERE_GREATER(value, of, limit) _mm256_and_ps(value, _mm256_cmp_ps(of, limit, _CMP_GT_OQ))
