@@ -164,6 +164,7 @@ def test_an_interruption_leaves_what_is_held(tiny: LLM, monkeypatch: pytest.Monk
 
 def test_with_attention_of_ours_there_is_one_kind_for_all(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llama_kernels, "load", lambda: True)
+    monkeypatch.setattr(llama_kernels, "attention_declined", lambda: False)  # whatever other tests' models have
     with LLM(tiny_gguf, n_ctx=4096, threads=1, settled=True) as llm:
         assert flash(llm)
         llm.prefill([ids(WORTH_SETTLING)])
