@@ -186,7 +186,9 @@ def answer_of(llm: LLM, bundle: Bundle, prompt: str) -> BaseAnswer:
 
 
 def likelihood(llm: LLM, before: Sequence[Segment], ids: Sequence[int]) -> Likelihood:
-    """How likely the model finds these tokens after the segments `before`."""
+    """How likely the model finds these tokens after the segments `before`; from an empty cache, since two models that
+    are compared are to evaluate the same batches, as others round otherwise."""
+    llm.forget()
     llm.prefill(before)
     rows = np.concatenate([llm.logits()[None], llm.score(ids[:-1])]).astype(np.float64)
     rows -= rows.max(axis=1, keepdims=True)

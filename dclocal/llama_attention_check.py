@@ -27,7 +27,7 @@ class Shape(NamedTuple):
 
     width: int
     heads: int
-    shared: int
+    key_heads: int
     queries: int
     keys: int
     sequences: int
@@ -153,7 +153,7 @@ def computation(
 def _values(random: np.random.Generator, shape: Shape) -> tuple[np.ndarray, ...]:
     """Queries, keys and values `[sequences, number, heads, width]`, and a mask `[sequences, queries, keys]` of which
     each query sees keys up to its own place, some less than others, and of the last sequence not the first ones."""
-    many = (shape.sequences, shape.keys, shape.shared, shape.width)
+    many = (shape.sequences, shape.keys, shape.key_heads, shape.width)
     queries = random.normal(0, 2, (shape.sequences, shape.queries, shape.heads, shape.width)).astype(np.float32)
     keys, values = random.normal(0, 1, (2, *many)).astype(np.float16)
     places, own = np.arange(shape.keys), shape.before + np.arange(shape.queries)[:, None]

@@ -28,12 +28,15 @@ def difference(ours: Path, *theirs: Path) -> str:
 
     The others of `theirs` are what that needs.
     """
-    return of_products(ours, *theirs) or llama_attention_check.difference(*_libraries(ours, *theirs))
+    for needed in theirs[:-1]:
+        ctypes.CDLL(str(needed), ctypes.RTLD_GLOBAL)
+    libraries = ctypes.CDLL(str(ours)), ctypes.CDLL(str(theirs[-1]))
+    libraries[1].ggml_cpu_init()  # its table of float16, which one row's products look scales up in
+    return _of_products(libraries) or llama_attention_check.difference(*libraries)
 
 
-def of_products(ours: Path, *theirs: Path) -> str:
+def _of_products(libraries: tuple[ctypes.CDLL, ctypes.CDLL]) -> str:
     """The same for products alone.  Weights, activations and scales are random, with the extremes of each."""
-    libraries = _libraries(ours, *theirs)
     random = np.random.default_rng(0)
     for name in NAMES:
         for length, rows, columns in SHAPES:
@@ -47,14 +50,6 @@ def of_products(ours: Path, *theirs: Path) -> str:
                     worst = np.abs(ours_has - theirs_has).max()
                     return f"{kernel} of {count} rows, {columns} columns and length {length} differs by up to {worst}"
     return ""
-
-
-def _libraries(ours: Path, *theirs: Path) -> tuple[ctypes.CDLL, ctypes.CDLL]:
-    for needed in theirs[:-1]:
-        ctypes.CDLL(str(needed), ctypes.RTLD_GLOBAL)
-    last = ctypes.CDLL(str(theirs[-1]))
-    last.ggml_cpu_init()  # its table of float16, which one row's products look scales up in
-    return ctypes.CDLL(str(ours)), last
 
 
 def _weights(random: np.random.Generator, length: int, columns: int) -> np.ndarray:

@@ -40,9 +40,7 @@ def test_they_are_zero_within_and_for_this_thread_alone() -> None:
 
 
 @pytest.mark.bundle
-def test_an_encoder_leaves_them_to_others_and_tokens_as_they_are(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_encoder_leaves_them_to_others_and_tokens_as_they_are(bundle: Bundle) -> None:
     import onnxruntime
 
     size = bundle.manifest.vision.image.size

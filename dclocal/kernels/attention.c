@@ -25,9 +25,12 @@ typedef void function(const parameters *, tensor *);
 
 /* llama.cpp's own function, of the library that called ours. */
 static function *theirs(void *caller) {
+    static function *found; /* looked for once; two threads that do so find the same */
     Dl_info library;
-    void *handle = dladdr(caller, &library) ? dlopen(library.dli_fname, RTLD_LAZY | RTLD_NOLOAD) : NULL;
-    function *found = handle ? (function *)dlsym(handle, NAME) : NULL;
+    if (!found && dladdr(caller, &library)) {
+        void *handle = dlopen(library.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
+        found = handle ? (function *)dlsym(handle, NAME) : NULL;
+    }
     if (!found) {
         fprintf(stderr, "dclocal: llama.cpp's own " NAME " is not to be found; DCLOCAL_KERNELS=0 does without ours\n");
         abort();

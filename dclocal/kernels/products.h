@@ -38,11 +38,6 @@ typedef struct { uint16_t scale[8]; uint8_t nibbles[8 * BLOCK / 2]; } eight_colu
     first, _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31), second)
 #define EIGHT(number) _mm512_set1_epi64(number)
 #define TABLE(from) _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(from)))
-#ifdef __AVX512VBMI__ /* six bits of each byte count, of which the upper two say which of four equal tables */
-#define LOOK_UP(table, nibbles) _mm512_permutexvar_epi8(nibbles, table)
-#else
-#define LOOK_UP(table, nibbles) _mm512_shuffle_epi8(table, _mm512_and_si512(nibbles, _mm512_set1_epi8(15)))
-#endif
 #else
 #define BYTES(from, next, half, side) ((void)(next), (from)->nibbles + 64 * (half) + 32 * (side))
 #define SCALES(from, next) ((void)(next), LOAD_HALVES((from)->scale))
@@ -52,7 +47,11 @@ typedef struct { uint16_t scale[8]; uint8_t nibbles[8 * BLOCK / 2]; } eight_colu
     _mm256_castps_si256(_mm256_shuffle_ps(_mm256_castsi256_ps(first), _mm256_castsi256_ps(second), how))
 #define EIGHT(number) _mm256_set1_epi64x(number)
 #define TABLE(from) _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(from)))
-#define LOOK_UP(table, nibbles) _mm256_shuffle_epi8(table, _mm256_and_si256(nibbles, _mm256_set1_epi8(15)))
+#endif
+#if defined(WIDE_512) && defined(__AVX512VBMI__) /* of six bits, the upper two say which of four equal tables */
+#define LOOK_UP(table, nibbles) _mm512_permutexvar_epi8(nibbles, table)
+#else
+#define LOOK_UP(table, nibbles) WIDE(shuffle_epi8)(table, AND(nibbles, WIDE(set1_epi8)(15)))
 #endif
 
 /* What the sixteen nibbles stand for: weight + least. */

@@ -1,7 +1,7 @@
 /* The widest vectors that pay on the processor that this is compiled for, under one name. */
 
-#ifndef LLAMA_WIDE_H
-#define LLAMA_WIDE_H
+#ifndef WIDE_H
+#define WIDE_H
 
 #include <immintrin.h>
 
