@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from dclocal.child_python import child_command
+from dclocal.compiled import SWITCH
 from dclocal.errors import BundleError
 from dclocal.llama_api import llama
-from dclocal.llama_kernels import SWITCH
 from dclocal.llama_log import run_logging
 from dclocal.llama_model import load_model
 

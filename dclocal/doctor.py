@@ -82,7 +82,9 @@ def _machine() -> dict[str, Any]:
 def _onnx_runtime() -> str:
     import onnxruntime
 
-    return ", ".join(onnxruntime.get_available_providers())
+    from dclocal.vision_kernels import whose
+
+    return f"{', '.join(onnxruntime.get_available_providers())}; operators: {whose()}"
 
 
 def _llama_cpp() -> str:

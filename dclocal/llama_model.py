@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from dclocal.background import Begun
+from dclocal.compiled import build_aside
 from dclocal.errors import BundleError
 from dclocal.llama_amx import takes_amx
 from dclocal.llama_api import llama
-from dclocal.llama_kernels import build_aside
 from dclocal.llama_log import capture_log, run_logging
 
 TOKENIZER, NO_TOKENIZER = b"tokenizer.ggml.model", b"none"

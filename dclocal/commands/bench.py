@@ -110,7 +110,7 @@ def _bench_stages(
 def _facts(models: Opened) -> dict[str, object]:
     from importlib.metadata import version
 
-    from dclocal.llama_kernels import whose
+    from dclocal import llama_kernels, vision_kernels
 
     return {
         "bundle": models.bundle.manifest.name,
@@ -120,7 +120,8 @@ def _facts(models: Opened) -> dict[str, object]:
         "llm_quantization": models.bundle.manifest.llm_quantization,
         "onnxruntime": version("onnxruntime"),
         "llama_cpp_python": version("llama-cpp-python"),
-        "llama_kernels": whose(),
+        "vision_kernels": vision_kernels.whose(),
+        "llama_kernels": llama_kernels.whose(),
     }
 
 

@@ -6,6 +6,7 @@
 #include <immintrin.h>
 
 #define INLINE static inline __attribute__((always_inline))
+#define PUBLIC __attribute__((visibility("default"))) /* what others find by its name */
 
 #if defined(__AVX512BW__) && defined(__AVX512VNNI__)
 #define WIDE_512

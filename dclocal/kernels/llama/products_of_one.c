@@ -59,14 +59,14 @@ INLINE void product(int length, float *to, const eight_columns *left, const one_
 }
 
 /* llama.cpp's own names, arguments and layouts. */
-void ggml_gemv_iq4_nl_8x8_q8_0(int length, float *to, size_t stride, const void *left, const void *right, int rows,
-                               int columns) {
+PUBLIC void ggml_gemv_iq4_nl_8x8_q8_0(int length, float *to, size_t stride, const void *left, const void *right,
+                                      int rows, int columns) {
     (void)stride, (void)rows;
     product(length, to, left, right, columns, &iq4_nl);
 }
 
-void ggml_gemv_q4_0_8x8_q8_0(int length, float *to, size_t stride, const void *left, const void *right, int rows,
-                             int columns) {
+PUBLIC void ggml_gemv_q4_0_8x8_q8_0(int length, float *to, size_t stride, const void *left, const void *right,
+                                    int rows, int columns) {
     (void)stride, (void)rows;
     product(length, to, left, right, columns, &q4_0);
 }

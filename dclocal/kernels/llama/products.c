@@ -222,12 +222,12 @@ INLINE void product(int length, float *to, size_t stride, const eight_columns *l
 }
 
 /* llama.cpp's own names, arguments and layouts. */
-void ggml_gemm_iq4_nl_8x8_q8_0(int length, float *to, size_t stride, const void *left, const void *right, int rows,
-                               int columns) {
+PUBLIC void ggml_gemm_iq4_nl_8x8_q8_0(int length, float *to, size_t stride, const void *left, const void *right,
+                                      int rows, int columns) {
     product(length, to, stride, left, right, rows, columns, &iq4_nl, 1);
 }
 
-void ggml_gemm_q4_0_8x8_q8_0(int length, float *to, size_t stride, const void *left, const void *right, int rows,
-                             int columns) {
+PUBLIC void ggml_gemm_q4_0_8x8_q8_0(int length, float *to, size_t stride, const void *left, const void *right,
+                                    int rows, int columns) {
     product(length, to, stride, left, right, rows, columns, &q4_0, 0);
 }

@@ -3,7 +3,7 @@
 #ifndef ATTENTION_H
 #define ATTENTION_H
 
-#include "wide.h"
+#include "../wide.h"
 
 #include <float.h>
 #include <stddef.h>

@@ -51,9 +51,9 @@ static int is_ours(const parameters *parameters, const tensor *result) {
 }
 
 /* Whether a language model has had attention that ours is not made for. */
-int attention_declined;
+PUBLIC int attention_declined;
 
-void OURS(const parameters *parameters, tensor *result) {
+PUBLIC void OURS(const parameters *parameters, tensor *result) {
     if (!is_ours(parameters, result)) {
         attention_declined |= result->src[3] != NULL;
         theirs(__builtin_return_address(0))(parameters, result);

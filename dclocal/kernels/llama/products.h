@@ -3,7 +3,7 @@
 #ifndef PRODUCTS_H
 #define PRODUCTS_H
 
-#include "wide.h"
+#include "../wide.h"
 
 #include <stddef.h>
 #include <stdint.h>
