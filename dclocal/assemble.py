@@ -27,7 +27,7 @@ TOKENS, NAMES = ".tokens", ".names"
 WORDS, PRODUCTS = "_words/", ("/connector/MatMul", "/connector/kind/")
 """In the names of nodes of the modules that tell words, and how those are called that the connector itself makes."""
 BUILDING, QUANTIZING = "building the vision graph", "quantizing the language model"
-ASSEMBLY = 4
+ASSEMBLY = 5
 """Raise it when the same parts are assembled into another bundle, so that those that stand are made anew."""
 Progress = Callable[[str, int, int], None]
 

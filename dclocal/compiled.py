@@ -150,9 +150,9 @@ def compile_sources(sources: list[Path], to: Path) -> str:
 
 
 def _all() -> tuple[Compiled, ...]:
-    from dclocal import llama_kernels, vision_kernels  # which import this module
+    from dclocal import llama_kernels, resizing, vision_kernels  # which import this module
 
-    return llama_kernels.KERNELS, vision_kernels.KERNELS
+    return llama_kernels.KERNELS, vision_kernels.KERNELS, resizing.KERNELS
 
 
 def _switched_off() -> bool:

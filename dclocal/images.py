@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from dclocal.background import Begun
 from dclocal.bundle import ImageSpec
 from dclocal.errors import ImageError
 from dclocal.files import MAX_FILE_BYTES, printable, read_source
+from dclocal.resizing import resize_columns, resize_rows
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF")  # JPEG opens MPO too
 RARE_FORMATS = ("WebP", "Tiff", "Avif")
@@ -29,8 +29,6 @@ RARE_FORMATS = ("WebP", "Tiff", "Avif")
 MAX_PIXELS = 128_000_000
 MAX_SQUARE = 8192
 """A picture whose padded square would have longer sides than this is shrunk before it is padded."""
-STRIP_PIXELS = 1 << 19
-"""What a thread resizes in one go; smaller pictures gain little by a second thread."""
 QUIET = logging.NullHandler()
 
 
@@ -83,9 +81,9 @@ def to_pixels(images: Sequence[Image.Image], spec: ImageSpec) -> np.ndarray:
     for index, image in enumerate(images):
         if spec.fit == "pad":
             image = _pad_to_square(image, spec.mean, spec.size)
-        if image.width >= image.height:  # of others Pillow may resize columns first
-            image = _narrowed(image, spec.size)
-        if image.size != (spec.size, spec.size):
+        if image.width >= image.height or image.width == spec.size:  # of others Pillow may resize columns first
+            image = resize_columns(resize_rows(image, spec.size), spec.size)
+        else:
             image = image.resize((spec.size, spec.size), Image.Resampling.BICUBIC)
         for channel, values in enumerate(image.split()):
             np.take(normalised[channel], np.asarray(values), out=pixels[index, channel], mode="clip")
@@ -190,28 +188,6 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey).convert("RGB")
 
 
-def _narrowed(image: Image.Image, width: int) -> Image.Image:
-    """Each row resized to `width`; two threads take a strip in turn."""
-    if image.width == width:
-        return image
-    height, rows = image.height, max(1, STRIP_PIXELS // image.width)
-    if height <= rows:
-        return image.resize((width, height), Image.Resampling.BICUBIC)
-    image.load()  # before two threads ask for it
-    narrow = Image.new("RGB", (width, height))
-
-    def every_other(first: int) -> None:
-        for top in range(first, height, 2 * rows):
-            bottom = min(top + rows, height)
-            strip = image.crop((0, top, image.width, bottom))
-            narrow.paste(strip.resize((width, bottom - top), Image.Resampling.BICUBIC), (0, top))
-
-    other = Begun(every_other, rows)
-    every_other(0)
-    other.result()
-    return narrow
-
-
 def _pad_to_square(image: Image.Image, mean: Sequence[float], size: int) -> Image.Image:
     """The picture in the middle of a square, which is to be resized to `size`.  A wide one has that width already, so
     that the rows above and below need not take part; the result is the same."""
@@ -225,7 +201,7 @@ def _pad_to_square(image: Image.Image, mean: Sequence[float], size: int) -> Imag
         image, side = image.resize((width, height), Image.Resampling.BICUBIC), MAX_SQUARE
     across = side
     if width == side:
-        image = _narrowed(image, size)
+        image = resize_rows(image, size)
         across = width = size
     red, green, blue = (int(channel * 255) for channel in mean)
     square = Image.new("RGB", (across, side), (red, green, blue))

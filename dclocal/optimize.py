@@ -1,6 +1,7 @@
 """An exported vision graph made smaller and faster without changing what it computes.
 
-Constants are folded, LayerScale goes into the weights before it, attention, GELU and normalisations are fused.
+Constants are folded, LayerScale goes into the weights before it, attention, GELU and normalisations are fused, sums
+take another order.
 
 optimum's `ORTOptimizer` cannot take these graphs: it looks its fusions up by a transformers `model_type`, knows
 neither `siglip_vision_model` nor `clip_vision_model`, and sends `dinov2` to fusions that match none of its attention.
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dclocal.fold_sums import fold_sums
 from dclocal.graph_files import data_name, is_large, remove, save_graph
 
 FUSED = (
@@ -55,6 +57,7 @@ def optimize(source: Path, out: Path, *, heads: int = 0, width: int = 0) -> dict
         graph = optimize_model(graph, MODEL_TYPE, heads, width, opt_level=0, optimization_options=options).model
     open_attention(graph)
     open_skip_norms(graph)
+    fold_sums(graph)
     name_nodes(graph)
     save_graph(graph, out)
     return count_fused(graph)

@@ -3,7 +3,7 @@
  *
  * Such processors multiply unsigned bytes by signed ones and add pairs of products in 16 bits, where sums that are too
  * great stay at the greatest there is; a second instruction adds such pairs in 32 bits, and a third that to a sum.
- * Here sums of eight products have 16 bits, so that four of the first instruction need one of the second.  They fit,
+ * Here sums of six products have 16 bits, so that three of the first instruction need one of the second.  They fit,
  * since weights are known: which of them are added in 16 bits is arranged for each sixteen columns when the node is
  * made, such that no activations can have a sum overflow.  Results are exact, as those of ONNX Runtime are.
  *
@@ -76,7 +76,7 @@ INLINE void multiply(const rows *rows, int row, int count, const block *block, c
         total[r][0] = total[r][1] = _mm256_setzero_si256();
     for (int q = 0; q < block->count; q += RUN, weights += RUN * 4 * COLUMNS) {
         __m256i sum[TOGETHER][2];
-#pragma GCC unroll 4
+#pragma GCC unroll 3
         for (int i = 0; i < RUN; i++) {
             const size_t place = block->places[q + i];
             __m256i left = _mm256_load_si256((const __m256i *)weights + 2 * i);

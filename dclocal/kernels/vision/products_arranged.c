@@ -1,4 +1,4 @@
-/* How a matrix is arranged such that sums of eight products have 16 bits: see products.c. */
+/* How a matrix is arranged such that sums of six products have 16 bits: see products.c. */
 
 #include "products.h"
 
