@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,7 +29,6 @@ COMPILE_SECONDS = 120
 BEGUN = "to build them was begun and did not end"
 
 
-@dataclass(frozen=True)
 class Compiled:
     """One library of ours, made of the sources in `kernels/<name>`.
 
@@ -38,9 +36,8 @@ class Compiled:
     says where it does otherwise than they do, or nothing.
     """
 
-    name: str
-    theirs: Callable[[], list[Path]]
-    difference: Callable[[Path], str]
+    def __init__(self, name: str, theirs: Callable[[], list[Path]], difference: Callable[[Path], str]):
+        self.name, self._theirs, self._difference = name, theirs, difference  # a dataclass would cost starts 10 ms
 
     @cache  # noqa: B019  (there is one of each for good)
     def kept(self) -> Path | None:
@@ -50,7 +47,7 @@ class Compiled:
             return None
         features = sorted(cpu_flags())
         try:
-            theirs = [os.stat(library) for library in self.theirs()]
+            theirs = [os.stat(library) for library in self._theirs()]
             sources = [file.read_bytes() for file in self._sources("*.[ch]")]
         except OSError:
             return None
@@ -81,7 +78,7 @@ class Compiled:
         report.write_text(BEGUN, encoding="utf-8")
         with tempfile.TemporaryDirectory(dir=library.parent) as work:
             made = Path(work) / "made.so"
-            why = compile_sources(self._sources("*.c"), made) or self.difference(made)
+            why = compile_sources(self._sources("*.c"), made) or self._difference(made)
             if why:
                 report.write_text(why, encoding="utf-8")
             else:
@@ -150,9 +147,9 @@ def compile_sources(sources: list[Path], to: Path) -> str:
 
 
 def _all() -> tuple[Compiled, ...]:
-    from dclocal import llama_kernels, resizing, vision_kernels  # which import this module
+    from dclocal import llama_kernels, picture_kernels, vision_kernels  # which import this module
 
-    return llama_kernels.KERNELS, vision_kernels.KERNELS, resizing.KERNELS
+    return llama_kernels.KERNELS, vision_kernels.KERNELS, picture_kernels.KERNELS
 
 
 def _switched_off() -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from dclocal.background import Begun
-from dclocal.compiled import Compiled, package_files
+from dclocal.picture_kernels import library
 
 POINTER, LONG = ctypes.c_void_p, ctypes.c_int64
 SUPPORT, POINT, LOW_BITS, GROUP, BYTES = 2.0, 22, 11, 4, 4
@@ -53,18 +53,18 @@ def resize_rows(image: Image.Image, width: int) -> Image.Image:
     """Each row of an RGB picture resized to `width`, bicubic with antialiasing, by two threads."""
     if image.width == width:
         return image
-    library = _library()
-    return _rows_by_pillow(image, width) if library is None else _rows(library, image, width)
+    found = library()
+    return _rows_by_pillow(image, width) if found is None else _rows(found, image, width)
 
 
 def resize_columns(image: Image.Image, height: int) -> Image.Image:
     """Each column resized to `height`, likewise."""
     if image.height == height:
         return image
-    library = _library()
-    if library is None or image.width < GROUP:
+    found = library()
+    if found is None or image.width < GROUP:
         return image.resize((image.width, height), Image.Resampling.BICUBIC)
-    return _columns(library, image, height)
+    return _columns(found, image, height)
 
 
 @lru_cache(16)
@@ -94,9 +94,9 @@ def bicubic(x: np.ndarray) -> np.ndarray:
     return np.where(x < 1, near, np.where(x < 2, far, 0))
 
 
-def difference(library: Path) -> str:
+def difference(made_library: Path) -> str:
     """Where a function of the library gives other bytes than Pillow, or nothing."""
-    ours, random = ctypes.CDLL(str(library)), np.random.default_rng(0)
+    ours, random = ctypes.CDLL(str(made_library)), np.random.default_rng(0)
     for (old_width, old_height), (width, height) in SIZES:
         values = random.choice(np.array([0, 1, 127, 254, 255], np.uint8), (old_height, old_width, 3))
         image = Image.fromarray(values)
@@ -107,23 +107,23 @@ def difference(library: Path) -> str:
     return ""
 
 
-def _rows(library: ctypes.CDLL, image: Image.Image, width: int) -> Image.Image:
+def _rows(ours: ctypes.CDLL, image: Image.Image, width: int) -> Image.Image:
     """Strip by strip, where Pillow has a picture in pieces."""
     made = np.empty((image.height, width, BYTES), np.uint8)
     line = image.width * BYTES
     if image.height * line <= PIECE_BYTES:
-        _strip(library, image, made)
+        _strip(ours, image, made)
         return _picture(made)
     rows = max(1, STRIP_BYTES // line)
     for top in range(0, image.height, rows):
         bottom = min(top + rows, image.height)
-        _strip(library, image.crop((0, top, image.width, bottom)), made[top:bottom])
+        _strip(ours, image.crop((0, top, image.width, bottom)), made[top:bottom])
     return _picture(made)
 
 
-def _strip(library: ctypes.CDLL, image: Image.Image, made: np.ndarray) -> None:
+def _strip(ours: ctypes.CDLL, image: Image.Image, made: np.ndarray) -> None:
     """The rows of `image` to uint8 `[h, width, 4]`."""
-    width, function, weights = made.shape[1], library.resize_rows, weights_of(image.width, made.shape[1])
+    width, function, weights = made.shape[1], ours.resize_rows, weights_of(image.width, made.shape[1])
     function.argtypes, function.restype = (POINTER, POINTER, *[LONG] * 5, _Weights, POINTER), None
     with pixels_of(image) as pixels:
 
@@ -135,8 +135,8 @@ def _strip(library: ctypes.CDLL, image: Image.Image, made: np.ndarray) -> None:
         _by_two(image.height, part)
 
 
-def _columns(library: ctypes.CDLL, image: Image.Image, height: int) -> Image.Image:
-    function, weights = library.resize_columns, weights_of(image.height, height)
+def _columns(ours: ctypes.CDLL, image: Image.Image, height: int) -> Image.Image:
+    function, weights = ours.resize_columns, weights_of(image.height, height)
     function.argtypes, function.restype = (POINTER, POINTER, *[LONG] * 4, _Weights), None
     made = np.empty((height, image.width, BYTES), np.uint8)
     with pixels_of(image) as pixels:
@@ -219,16 +219,3 @@ def _rows_by_pillow(image: Image.Image, width: int) -> Image.Image:
     every_other(0)
     other.result()
     return narrow
-
-
-@cache
-def _library() -> ctypes.CDLL | None:
-    library = KERNELS.ready()
-    return ctypes.CDLL(str(library)) if library is not None else None
-
-
-def _pillow_libraries() -> list[Path]:
-    return [file for folder in package_files("PIL", "") for file in folder.glob("_imaging.*")]
-
-
-KERNELS = Compiled("pictures", _pillow_libraries, difference)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from dclocal import compiled, vision_kernels
+from dclocal import compiled, picture_kernels, vision_kernels
 from dclocal.child_python import child_command
 from dclocal.compiled import Compiled, build_aside
 from dclocal.llama_kernels import KERNELS
@@ -53,7 +52,8 @@ def test_a_process_builds_them_while_any_was_not_tried(kernel_folder: Path, monk
     KERNELS.build()
     build_aside()
     assert begun == [child_command("dclocal.compiled")]
-    vision_kernels.KERNELS.build()
+    for others in (vision_kernels.KERNELS, picture_kernels.KERNELS):
+        others.build()
     build_aside()
     assert len(begun) == 1
 
@@ -75,7 +75,7 @@ def test_another_library_processor_or_source_has_kernels_of_its_own(
     features = compiled.cpu_flags()
     for others, libraries in (({*features, "more"}, []), (features, [changed])):
         monkeypatch.setattr(compiled, "cpu_flags", lambda others=others: others)
-        found.append(replace(KERNELS, theirs=lambda libraries=libraries: libraries).kept())
+        found.append(Compiled(KERNELS.name, lambda libraries=libraries: libraries, str).kept())
     assert found[0] != found[1] and found[2] is None and found[3] not in (None, *found[:2])
 
 
@@ -83,7 +83,7 @@ def test_one_switch_leaves_all_others_their_own(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv(compiled.SWITCH, "0")
     Compiled.kept.cache_clear()
     try:
-        for kernels in (KERNELS, vision_kernels.KERNELS):
+        for kernels in (KERNELS, vision_kernels.KERNELS, picture_kernels.KERNELS):
             assert kernels.ready() is None and compiled.SWITCH in kernels.why_not()
     finally:
         Compiled.kept.cache_clear()

@@ -11,7 +11,8 @@ from PIL import Image
 from dclocal import resizing
 from dclocal.bundle import ImageSpec
 from dclocal.images import to_pixels
-from dclocal.resizing import KERNELS, difference, resize_columns, resize_rows, weights_of
+from dclocal.picture_kernels import KERNELS, library
+from dclocal.resizing import difference, resize_columns, resize_rows, weights_of
 from tests.kernel_sources import (
     PROCESSORS,
     assert_refused,
@@ -26,7 +27,7 @@ SIZES = ((1920, 1080), (1080, 1920), (2048, 2048), (640, 480), (337, 5), (5, 337
 
 @pytest.fixture(autouse=True)
 def ours() -> None:
-    assert resizing._library() is not None  # as conftest has them built
+    assert library() is not None  # as conftest has them built
 
 
 def _picture(width: int, height: int) -> Image.Image:
@@ -34,14 +35,14 @@ def _picture(width: int, height: int) -> Image.Image:
 
 
 def _by_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resizing, "_library", lambda: None)
+    monkeypatch.setattr(resizing, "library", lambda: None)
 
 
 @needs_compiler
 def test_what_is_built_gives_pillows_own_bytes(kernel_folder: Path) -> None:
     assert KERNELS.build() == "" == KERNELS.why_not()
-    library = KERNELS.ready()
-    assert library is not None and list(kernel_folder.iterdir()) == [library] and difference(library) == ""
+    made = KERNELS.ready()
+    assert made is not None and list(kernel_folder.iterdir()) == [made] and difference(made) == ""
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -1,0 +1,33 @@
+"""Functions of ours by which pictures are resized: what they do is in `kernels/pictures`, how they are called in
+`resizing.py`.
+
+They are compared with Pillow's before they are used: `resizing.difference`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+
+from dclocal.compiled import Compiled, package_files
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The library that has them, where it is built."""
+    kept = KERNELS.ready()
+    return ctypes.CDLL(str(kept)) if kept is not None else None
+
+
+def _pillow_libraries() -> list[Path]:
+    return [file for folder in package_files("PIL", "") for file in folder.glob("_imaging.*")]
+
+
+def _difference(made: Path) -> str:
+    from dclocal.resizing import difference  # with numpy and Pillow, which a start about a known picture does without
+
+    return difference(made)
+
+
+KERNELS = Compiled("pictures", _pillow_libraries, _difference)
