@@ -79,7 +79,7 @@ float *output_of(computation *in, const int64_t *length, size_t rank) {
 
 void in_parallel(computation *in, void (*part)(void *, size_t), size_t count, void *what) {
     if (count)
-        keep(in, PARALLEL(in->table)(in->context, part, count, 0, what));
+        keep(in, PARALLEL(in->table)(in->context, part, count, count, what));
 }
 
 tensor constant_of(const ort_function *table, const ort_info *info, size_t place) {

@@ -24,7 +24,7 @@ tensor input_of(computation *in, size_t place);
 /* The data of the output, which has this shape. */
 float *output_of(computation *in, const int64_t *length, size_t rank);
 
-/* Calls `part` with `what` and each number below `count`, by ONNX Runtime's threads. */
+/* Calls `part` with `what` and each number below `count`, by ONNX Runtime's threads as they come to it. */
 void in_parallel(computation *in, void (*part)(void *, size_t), size_t count, void *what);
 
 /* A constant input of a node that is being made; no data where it is not constant or is left out. */
