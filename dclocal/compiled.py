@@ -78,13 +78,19 @@ class Compiled:
         report.write_text(BEGUN, encoding="utf-8")
         with tempfile.TemporaryDirectory(dir=library.parent) as work:
             made = Path(work) / "made.so"
-            why = compile_sources(self._sources("*.c"), made) or self._difference(made)
+            why = compile_sources(self._sources("*.c"), made) or self._what_differs(made)
             if why:
                 report.write_text(why, encoding="utf-8")
             else:
                 made.replace(library)
                 report.unlink(missing_ok=True)
         return why
+
+    def _what_differs(self, made: Path) -> str:
+        try:
+            return self._difference(made)
+        except Exception as error:  # of any kind: it is the reason, and the next library has its turn
+            return f"{type(error).__name__}: {error}"
 
     def why_not(self) -> str:
         """Why there is none, where that is so."""
@@ -120,7 +126,8 @@ def build_aside() -> None:
 def main() -> None:
     """What that process does."""
     for library in _all():
-        library.build()
+        if library.untried():  # one that ended this process once does not stand in the others' way
+            library.build()
 
 
 def package_files(package: str, *names: str) -> list[Path]:

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+TO_THE_END = (1 << 31) - 1
+"""Where exporters have a slice end that has no end."""
+
 
 def fold_sums(graph: Any) -> tuple[int, int]:
-    """Mend both kinds, in place; how many there were of each.
+    """Mend both kinds of a float32 graph, in place; how many there were of each.
 
     A mean of layers, as dense connectors have it, cuts the class token off each layer and puts the rest side by side;
     adding the layers and cutting once needs neither.  Rows that are looked up by a table `[n, k]` and added by k lie
     far from each other; turned, they are added as k long rows.
     """
     means, lookups = 0, 0
+    if any(value.HasField("g") for node in graph.graph.node for value in node.attribute):
+        return means, lookups  # a graph within may read anything of this one
     nodes: list[Any] = []
     parts = _Parts(graph)
     for node in graph.graph.node:
@@ -32,7 +37,8 @@ class _Parts:
 
     def __init__(self, graph: Any):
         self._graph = graph.graph
-        self._weights = {tensor.name: tensor for tensor in graph.graph.initializer}
+        given = {value.name for value in graph.graph.input}
+        self._weights = {tensor.name: tensor for tensor in graph.graph.initializer if tensor.name not in given}
         self._producers = {name: node for node in graph.graph.node for name in node.output}
         self._uses = Counter(name for node in graph.graph.node for name in node.input)
         self._uses.update(value.name for value in graph.graph.output)
@@ -66,10 +72,19 @@ class _Parts:
         return nodes
 
     def _same_cut(self, layers: list[str]) -> Any:
-        """The Slice that makes the first layer, where all are made by one that cuts the same."""
+        """The Slice that makes the first layer, where all are made by one that cuts the same, from a place to the end:
+        layers of one length after it had one before."""
+        from onnx import numpy_helper
+
         cuts = [self._producers.get(name) for name in layers]
-        ends = [None if node is None or node.op_type != "Slice" else list(node.input[1:]) for node in cuts]
-        return cuts[0] if ends[0] is not None and all(end == ends[0] for end in ends) else None
+        if any(node is None or node.op_type != "Slice" or len(node.input) < 3 for node in cuts):
+            return None
+        first = cuts[0]
+        assert first is not None
+        ends = self._weights.get(first.input[2])
+        if ends is None or numpy_helper.to_array(ends).min() < TO_THE_END:
+            return None
+        return first if all(node is not None and node.input[1:] == first.input[1:] for node in cuts) else None
 
     def sum_of_rows(self, total: Any) -> list[Any]:
         """What does the same as ReduceSum(Gather(rows, table), 1), where the node is that and the table constant."""
@@ -77,7 +92,12 @@ class _Parts:
         from onnx import helper, numpy_helper
 
         gather = self._only_source(total, "Gather")
-        if total.op_type != "ReduceSum" or self._axes(total) != [1] or _attribute(total, "keepdims", 1):
+        if (
+            total.op_type != "ReduceSum"
+            or len(total.input) < 2
+            or self._axes(total) != [1]
+            or _attribute(total, "keepdims", 1)
+        ):
             return []
         table = None if gather is None else self._weights.get(gather.input[1])
         if table is None or len(table.dims) != 2 or _attribute(gather, "axis", 0):

@@ -17,7 +17,10 @@ from dclocal.compiled import Compiled, package_files
 def library() -> ctypes.CDLL | None:
     """The library that has them, where it is built."""
     kept = KERNELS.ready()
-    return ctypes.CDLL(str(kept)) if kept is not None else None
+    try:
+        return ctypes.CDLL(str(kept)) if kept is not None else None
+    except OSError:
+        return None
 
 
 def _pillow_libraries() -> list[Path]:

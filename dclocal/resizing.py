@@ -154,6 +154,8 @@ def pixels_of(image: Image.Image) -> Iterator[int]:
     tells where, as Arrow's arrays; a copy else."""
     image.load()
     try:
+        if Image.core.get_alignment() != 1:  # rows with something behind them
+            raise ValueError
         capsules = image.__arrow_c_array__()
         array = _Array.from_address(_capsule_pointer(capsules[1], b"arrow_array"))
         values = array.children[0].contents
@@ -197,8 +199,10 @@ def _as_c(weights: Weights) -> _Weights:
 def _by_two(count: int, part: Callable[[int, int], object]) -> None:
     """Both halves of what is counted, by two threads."""
     other = Begun(part, count // 2, count)
-    part(0, count // 2)
-    other.result()
+    try:
+        part(0, count // 2)
+    finally:
+        other.result()  # nobody takes away what it works on
 
 
 def _rows_by_pillow(image: Image.Image, width: int) -> Image.Image:

@@ -33,7 +33,8 @@ class VisionEncoder:
     """
 
     def __init__(self, bundle: Bundle, threads: int | None = None):
-        self._session = _open(bundle, threads or usable_cores())
+        self._bundle, self._threads = bundle, threads or usable_cores()
+        self._session, self._ours = _open(bundle, self._threads)
         _check_names("inputs", self._session.get_inputs(), INPUT)
         _check_names("outputs", self._session.get_outputs(), OUTPUT)
         self._vision = bundle.manifest.vision
@@ -51,7 +52,7 @@ class VisionEncoder:
 
     def _run(self, pixels: np.ndarray) -> np.ndarray:
         with denormals_as_zero():
-            embeds = self._session.run([OUTPUT], {INPUT: pixels})[0]
+            embeds = self._embeds(pixels)
         expected = (len(pixels), self._vision.tokens, self._vision.n_embd)
         if embeds.shape != expected:
             raise BundleError(
@@ -61,21 +62,31 @@ class VisionEncoder:
             self.encoded_images += len(pixels)
         return embeds
 
-
-def _open(bundle: Bundle, threads: int) -> InferenceSession:
-    """With operators of ours, or where these are not made for the graph, without."""
-    import onnxruntime
-
-    known = onnxruntime.get_available_providers()
-    providers = [provider for provider in PREFERRED_PROVIDERS if provider in known]
-    options = _options(threads)
-    if providers[0] == PROCESSOR and register(options):
+    def _embeds(self, pixels: np.ndarray) -> np.ndarray:
         try:
-            return _session(bundle, options, providers)
+            embeds: np.ndarray = self._session.run([OUTPUT], {INPUT: pixels})[0]
+        except Exception:  # of ours are made for no such shapes, which nothing but a run tells
+            if not self._ours:
+                raise
+            self._session, self._ours = _open_without(self._bundle, self._threads), False
+            embeds = self._session.run([OUTPUT], {INPUT: pixels})[0]
+        return embeds
+
+
+def _open(bundle: Bundle, threads: int) -> tuple[InferenceSession, bool]:
+    """With operators of ours, or where these are not made for the graph, without; and whether with."""
+    options = _options(threads)
+    if _providers()[0] == PROCESSOR and register(options):
+        try:
+            return _session(bundle, options), True
         except Exception:  # ONNX Runtime's errors share no base class of their own; what is wrong is said below
-            options = _options(threads)
+            pass
+    return _open_without(bundle, threads), False
+
+
+def _open_without(bundle: Bundle, threads: int) -> InferenceSession:
     try:
-        return _session(bundle, options, providers)
+        return _session(bundle, _options(threads))
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise BundleError(
@@ -96,11 +107,18 @@ def _options(threads: int) -> SessionOptions:
     return options
 
 
-def _session(bundle: Bundle, options: SessionOptions, providers: list[str]) -> InferenceSession:
+def _session(bundle: Bundle, options: SessionOptions) -> InferenceSession:
     import onnxruntime
 
     with denormals_as_zero():  # what ONNX Runtime sets in this thread, too, ends here
-        return onnxruntime.InferenceSession(str(bundle.vision_path), options, providers=providers)
+        return onnxruntime.InferenceSession(str(bundle.vision_path), options, providers=_providers())
+
+
+def _providers() -> list[str]:
+    import onnxruntime
+
+    known = onnxruntime.get_available_providers()
+    return [provider for provider in PREFERRED_PROVIDERS if provider in known]
 
 
 def _check_names(kind: str, found: Sequence[Any], expected: str) -> None:

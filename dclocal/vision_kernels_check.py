@@ -115,6 +115,8 @@ def attention_cases(random: np.random.Generator) -> Iterator[Case]:
         )
         query[:, 0] *= 4  # one that sees few keys
         query[:, 1] = 0  # and one that sees all alike
+        if queries > 5:
+            query[:, 2] = 300 * key[:, 0]  # scores in thousands
         key[:, -1, 0] = 20  # a number far from the others
         value[:, :, 0] = 1  # and one that is always the same: sums that are the greatest there are
         attributes = {"num_heads": heads} | ({} if scale is None else {"scale": scale})

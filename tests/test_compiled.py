@@ -58,6 +58,25 @@ def test_a_process_builds_them_while_any_was_not_tried(kernel_folder: Path, monk
     assert len(begun) == 1
 
 
+@needs_compiler
+def test_a_comparison_that_fails_is_the_reason(kernel_folder: Path) -> None:
+    def fails(made: Path) -> str:
+        raise ValueError("no such operator")
+
+    assert_refused(Compiled("pictures", lambda: [Path(__file__)], fails), kernel_folder, "ValueError: no such operator")
+
+
+def test_one_that_was_tried_is_not_built_again_for_another(
+    kernel_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after one whose comparison ended the process."""
+    built: list[str] = []
+    monkeypatch.setattr(compiled, "compile_sources", lambda sources, to: built.append(sources[0].parent.name) or "no")
+    KERNELS.build()
+    compiled.main()
+    assert built == ["llama", "vision", "pictures"]
+
+
 def test_what_lies_in_the_current_folder_is_not_run(tmp_path: Path) -> None:
     """A folder of anybody's may have a `dclocal` in it; and a source tree's kernels are not an installation's."""
     (tmp_path / "dclocal").mkdir()

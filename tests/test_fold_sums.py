@@ -31,6 +31,13 @@ class Whole(nn.Module):
         return torch.stack([layers.sin()[:, 1:], layers.cos()[:, :-1]]).mean(0)
 
 
+class Inner(nn.Module):
+    """Layers that lose their last place, too: before it they might have had other lengths."""
+
+    def forward(self, layers: torch.Tensor) -> torch.Tensor:
+        return torch.stack([layers.sin()[:, 1:-1], layers.cos()[:, 1:-1]]).mean(0)
+
+
 class LookUps(nn.Module):
     """Words' letters."""
 
@@ -85,8 +92,9 @@ def _folded(
     [
         (Means(), (2, 0), {"Concat", "Unsqueeze", "ReduceMean"}, {"Slice": 2, "Add": 3}),
         (Whole(), (1, 0), {"Concat", "Unsqueeze", "ReduceMean"}, {"Slice": 2, "Add": 1}),
+        (Inner(), (1, 0), {"Concat", "Unsqueeze", "ReduceMean"}, {"Slice": 2, "Add": 1}),
     ],
-    ids=["cut", "not cut alike"],
+    ids=["cut", "not cut alike", "cut at both ends"],
 )
 def test_a_mean_of_layers_is_added_and_cut_once(
     module: nn.Module, count: tuple[int, int], gone: set[str], kept: dict[str, int], tmp_path: Path

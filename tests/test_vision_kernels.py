@@ -57,6 +57,7 @@ def test_what_it_should_give_is_what_onnx_runtime_gives() -> None:
     [
         ("attention.c", "int i = work->key_count - b", "int i = COLUMNS - b", ATTENTION),
         ("attention.c", "settings->scale ? settings->scale", "0 ? settings->scale", ATTENTION),
+        ("attention.c", "power(WIDE(add_ps)(less, top))", "power(WIDE(add_ps)(WIDE(set1_ps)(0), less))", ATTENTION),
         ("attention.h", "LENGTH = 46200", "LENGTH = 92400", ATTENTION),
         ("attention.h", "VALUE = 2047", "VALUE = 4095", ATTENTION),
         ("attention_packed.c", "part / work->heads * work->key_count", "0", ATTENTION),
@@ -112,6 +113,51 @@ def test_pictures_are_encoded_by_them_to_nearly_the_same(bundle: Bundle, monkeyp
     theirs = VisionEncoder(bundle).encode(pixels)
     assert taken == [True] and ours.tobytes() != theirs.tobytes()
     assert compare_embeds(ours, theirs)["cosine_min"] > 0.999
+
+
+@pytest.mark.bundle
+@needs_compiler
+def test_shapes_that_they_are_not_made_for_are_onnx_runtimes_own(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing but a run tells."""
+    assert KERNELS.build() == ""
+    encoder = VisionEncoder(bundle)
+    ours = encoder._session
+
+    class Refusing:
+        def run(self, *of: object) -> object:
+            raise RuntimeError("attention by ours is for other shapes")
+
+    pixels = np.random.default_rng(0).normal(0, 1, (1, 3, 336, 336)).astype(np.float32)
+    expected = encoder.encode(pixels)
+    encoder._session = Refusing()
+    found = encoder.encode(pixels)
+    assert encoder._session is not ours and compare_embeds(found, expected)["cosine_min"] > 0.999
+    encoder._session = Refusing()
+    with pytest.raises(RuntimeError, match="other shapes"):
+        encoder.encode(pixels)
+
+
+@needs_compiler
+@with_products
+def test_constants_that_products_are_not_made_for_are_refused(kernel_folder: Path) -> None:
+    """A scale of another shape or length, and a zero of its own."""
+    assert KERNELS.build() == ""
+    case = next(case for case in cases(np.random.default_rng(0)) if case.name == PRODUCTS)
+    assert case.inputs["scales"] is not None
+    for changed, refused in (
+        ({"scales": case.inputs["scales"][None]}, False),
+        ({"scales": case.inputs["scales"][:5]}, True),
+        ({"zeros": np.ones(48, np.int8)}, True),
+        ({"bias": np.ones(5, np.float32)}, True),
+    ):
+        changed_case = case._replace(inputs={**case.inputs, **changed})
+        if refused:
+            with pytest.raises(Exception, match="ours is for|other lengths"):
+                run(KERNELS.ready(), changed_case)
+        else:
+            assert np.abs(run(KERNELS.ready(), changed_case) - case.expected).max() < NEAR[PRODUCTS]
 
 
 @pytest.mark.bundle

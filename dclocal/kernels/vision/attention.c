@@ -81,12 +81,14 @@ INLINE void score(const work *work, const packed *head, const int32_t *queries, 
 
 /* A row of scores as probabilities in 16 bits, the greatest PROBABILITY; returns what they add up to. */
 INLINE float weigh(const float *scores, int count, float most, int16_t *to) {
-    const floats less = WIDE(set1_ps)(most - 14.999956f); /* PROBABILITY is 2 to the power of that */
+    const floats top = WIDE(set1_ps)(14.999956f); /* PROBABILITY is 2 to the power of that */
     integers total = WIDE(set1_epi32)(0);
     for (int i = 0; i < count; i += COLUMNS) {
         integers whole[2];
-        for (int v = 0; v < 2; v++)
-            whole[v] = WIDE(cvtps_epi32)(power(WIDE(sub_ps)(WIDE(loadu_ps)(scores + i + v * LANES), less)));
+        for (int v = 0; v < 2; v++) {
+            const floats less = WIDE(sub_ps)(WIDE(loadu_ps)(scores + i + v * LANES), WIDE(set1_ps)(most));
+            whole[v] = WIDE(cvtps_epi32)(power(WIDE(add_ps)(less, top))); /* in this order, for scores in thousands */
+        }
         total = WIDE(add_epi32)(total, WIDE(add_epi32)(whole[0], whole[1]));
         store_narrow(to + i, whole[0], whole[1]);
     }

@@ -22,7 +22,7 @@ static void pack_values(const work *work, const float *from, packed *to) {
         const int first = b * COLUMNS, rest = work->value_width - first, count = rest < COLUMNS ? rest : COLUMNS;
         float most[COLUMNS], factors[COLUMNS];
         for (int i = 0; i < COLUMNS; i++)
-            most[i] = FLT_MIN;
+            most[i] = 1e-30f; /* or what it divides would have no end */
         for (int key = 0; key < work->key_count; key++)
             for (int i = 0; i < count; i++) {
                 const float size = fabsf(from[key * row + first + i]);

@@ -148,14 +148,17 @@ PUBLIC ort_status *RegisterCustomOps(ort_options *options, const ort_api *api) {
     const ort_function *table = api->table(API_VERSION);
     ort_status *failed = NULL;
     if (!domain) {
-        failed = CREATE_DOMAIN(table)("com.microsoft", &domain);
+        ort_domain *made;
+        failed = CREATE_DOMAIN(table)("com.microsoft", &made);
         for (size_t i = 0; i < sizeof all / sizeof *all && !failed; i++) {
             all[i]->interface = (ort_operator){
                 API_VERSION, NULL, name_of, processor, type_of, inputs_of, float32, one, NULL, destroy, kind_of,
                 required, memory, least, least, least, least, create, compute, NULL, least, last, {NULL},
             };
-            failed = ADD_OPERATOR(table)(domain, &all[i]->interface);
+            failed = ADD_OPERATOR(table)(made, &all[i]->interface);
         }
+        if (!failed)
+            domain = made;
     }
     return failed ? failed : ADD_DOMAIN(table)(options, domain);
 }

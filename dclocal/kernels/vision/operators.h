@@ -18,6 +18,13 @@ typedef struct { const ort_function *table; ort_context *context; ort_status *fa
 
 typedef struct { int64_t length[RANK]; size_t rank; const void *data; } tensor;
 
+static inline int64_t count_of(const tensor *of) {
+    int64_t count = 1;
+    for (size_t i = 0; i < of->rank; i++)
+        count *= of->length[i];
+    return count;
+}
+
 /* The input at `place`; no data where it is left out. */
 tensor input_of(computation *in, size_t place);
 

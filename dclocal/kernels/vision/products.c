@@ -151,11 +151,16 @@ static void multiply_rows(void *with, size_t part) {
 
 static const char *calculate(void *made, computation *in) {
     const matrix *matrix = made;
-    tensor from = input_of(in, 0), bias = input_of(in, 4);
+    tensor from = input_of(in, 0);
+    const tensor zeros = input_of(in, 3), bias = input_of(in, 4);
     if (in->failed)
         return NULL;
-    if (!from.rank || from.length[from.rank - 1] != matrix->length)
-        return "activations and weights have other lengths";
+    if (!from.rank || from.length[from.rank - 1] != matrix->length ||
+        (bias.data && count_of(&bias) != matrix->columns))
+        return "activations, weights and bias have other lengths";
+    for (int64_t i = 0; zeros.data && i < count_of(&zeros); i++)
+        if (((const int8_t *)zeros.data)[i])
+            return "ours is for weights without a zero of their own";
     work work = {.matrix = matrix, .from = from.data, .bias = bias.data, .rows = 1};
     for (size_t i = 0; i + 1 < from.rank; i++)
         work.rows *= from.length[i];

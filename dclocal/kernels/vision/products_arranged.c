@@ -123,21 +123,11 @@ void release_matrix(void *of) {
     free(matrix);
 }
 
-static int all_zero(tensor of) {
-    int64_t count = 1;
-    for (size_t i = 0; i < of.rank; i++)
-        count *= of.length[i];
-    for (int64_t i = 0; of.data && i < count; i++)
-        if (((const int8_t *)of.data)[i])
-            return 0;
-    return 1;
-}
-
 matrix *matrix_of(const ort_function *table, const ort_info *info, const char **why) {
     const tensor weights = constant_of(table, info, 1), scales = constant_of(table, info, 2);
     if (!weights.data || !scales.data || weights.rank != 2 || weights.length[0] > LONGEST ||
-        !all_zero(constant_of(table, info, 3))) {
-        *why = "ours is for constant weights without a zero of their own, and for fewer";
+        (count_of(&scales) != 1 && count_of(&scales) != weights.length[1])) {
+        *why = "ours is for constant weights with a scale a column, and for shorter rows";
         return NULL;
     }
     const int length = weights.length[0], columns = weights.length[1], blocks = (columns + COLUMNS - 1) / COLUMNS;
@@ -149,7 +139,7 @@ matrix *matrix_of(const ort_function *table, const ort_info *info, const char **
     if (to) {
         to->length = length, to->columns = columns, to->scales = scales.data;
         to->greatest = limit < BYTE ? limit : BYTE;
-        to->shared = scales.rank == 0 || scales.length[0] == 1;
+        to->shared = count_of(&scales) == 1;
         to->sums = room((size_t)blocks * COLUMNS * sizeof *to->sums);
         ready &= to->sums != NULL;
     }
