@@ -95,9 +95,16 @@ def _llama_cpp() -> str:
     return f"{gpu}; kernels: {whose()}; {llama.llama_print_system_info().decode(errors='replace').strip(' |')}"
 
 
+def _resizing() -> str:
+    from dclocal.picture_kernels import whose
+
+    return whose()
+
+
 RUNTIMES: dict[str, tuple[str, Callable[[], str]]] = {
     "ONNX Runtime providers": ("onnxruntime", _onnx_runtime),
     "llama.cpp": ("llama-cpp-python", _llama_cpp),
+    "resizing": ("pillow", _resizing),
 }
 """What loads native code: the fact's name → its package and how the fact is found."""
 

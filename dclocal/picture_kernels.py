@@ -23,6 +23,11 @@ def library() -> ctypes.CDLL | None:
         return None
 
 
+def whose() -> str:
+    """By whose functions pictures are resized, in words."""
+    return "ours" if library() is not None else f"Pillow's ({KERNELS.why_not()})"
+
+
 def _pillow_libraries() -> list[Path]:
     return [file for folder in package_files("PIL", "") for file in folder.glob("_imaging.*")]
 
