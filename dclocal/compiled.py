@@ -6,6 +6,7 @@ or another system than Linux on x86-64, the libraries whose functions they repla
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 from collections.abc import Callable
@@ -48,7 +49,7 @@ class Compiled:
         features = sorted(cpu_flags())
         try:
             theirs = [os.stat(library) for library in self._theirs()]
-            sources = [file.read_bytes() for file in self._sources("*.[ch]")]
+            sources = [file.read_bytes() for file in self.sources("*.[ch]")]
         except OSError:
             return None
         if not theirs or NEEDED - set(features):
@@ -60,6 +61,15 @@ class Compiled:
         """The library, where it is built."""
         library = self.kept()
         return library if library is not None and library.is_file() else None
+
+    @cache  # noqa: B019
+    def load(self, mode: int = ctypes.DEFAULT_MODE) -> ctypes.CDLL | None:
+        """It, in this process, where it is built and the system takes it."""
+        library = self.ready()
+        try:
+            return ctypes.CDLL(str(library), mode) if library is not None else None
+        except OSError:
+            return None
 
     def untried(self) -> bool:
         """Whether to build it makes sense and was not tried."""
@@ -78,7 +88,7 @@ class Compiled:
         report.write_text(BEGUN, encoding="utf-8")
         with tempfile.TemporaryDirectory(dir=library.parent) as work:
             made = Path(work) / "made.so"
-            why = compile_sources(self._sources("*.c"), made) or self._what_differs(made)
+            why = compile_sources(self.sources("*.c"), made) or self._what_differs(made)
             if why:
                 report.write_text(why, encoding="utf-8")
             else:
@@ -102,7 +112,8 @@ class Compiled:
             return f"{report.read_text(encoding='utf-8')}; without the file {report} it would be tried again"
         return "" if library.is_file() else "they are built at the first question"
 
-    def _sources(self, pattern: str) -> list[Path]:
+    def sources(self, pattern: str) -> list[Path]:
+        """Its files in `kernels/`, and those that all share."""
         return sorted([*(SOURCES / self.name).glob(pattern), *SOURCES.glob(pattern)])
 
 

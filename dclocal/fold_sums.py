@@ -16,6 +16,8 @@ def fold_sums(graph: Any) -> tuple[int, int]:
     adding the layers and cutting once needs neither.  Rows that are looked up by a table `[n, k]` and added by k lie
     far from each other; turned, they are added as k long rows.
     """
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
     means, lookups = 0, 0
     if any(value.HasField("g") for node in graph.graph.node for value in node.attribute):
         return means, lookups  # a graph within may read anything of this one
@@ -28,7 +30,7 @@ def fold_sums(graph: Any) -> tuple[int, int]:
         nodes.extend(mended or [node])
     del graph.graph.node[:]
     graph.graph.node.extend(nodes)
-    _remove_unused(graph)
+    OnnxModel(graph).prune_graph(allow_remove_graph_inputs=False)
     return means, lookups
 
 
@@ -135,17 +137,3 @@ def _attribute(node: Any, name: str, otherwise: Any) -> Any:
     from onnx import helper
 
     return next((helper.get_attribute_value(value) for value in node.attribute if value.name == name), otherwise)
-
-
-def _remove_unused(graph: Any) -> None:
-    """Nodes and weights that nothing reads."""
-    read = {value.name for value in graph.graph.output}
-    kept = []
-    for node in reversed(graph.graph.node):
-        if any(name in read for name in node.output):
-            kept.append(node)
-            read.update(node.input)
-    weights = [tensor for tensor in graph.graph.initializer if tensor.name in read]
-    for field, values in ((graph.graph.node, kept[::-1]), (graph.graph.initializer, weights)):
-        del field[:]
-        field.extend(values)

@@ -30,13 +30,7 @@ def attention_declined() -> bool:
 
 @lru_cache(1)
 def _loaded() -> ctypes.CDLL | None:
-    library = KERNELS.ready()
-    if library is None or LLAMA in sys.modules:
-        return None
-    try:
-        return ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
-    except OSError:
-        return None
+    return None if LLAMA in sys.modules else KERNELS.load(ctypes.RTLD_GLOBAL)
 
 
 def whose() -> str:

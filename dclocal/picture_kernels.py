@@ -6,21 +6,15 @@ They are compared with Pillow's before they are used: `resizing.difference`.
 
 from __future__ import annotations
 
-import ctypes
-from functools import cache
+from ctypes import CDLL
 from pathlib import Path
 
 from dclocal.compiled import Compiled, package_files
 
 
-@cache
-def library() -> ctypes.CDLL | None:
+def library() -> CDLL | None:
     """The library that has them, where it is built."""
-    kept = KERNELS.ready()
-    try:
-        return ctypes.CDLL(str(kept)) if kept is not None else None
-    except OSError:
-        return None
+    return KERNELS.load()
 
 
 def whose() -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,8 +51,9 @@ def operators(library: Path) -> set[str]:
     """The names of those that the library has."""
     import ctypes
 
-    names = (ctypes.c_char_p * len(NEAR)).in_dll(ctypes.CDLL(str(library)), "operator_names")
-    return {name.decode() for name in names if name}
+    function = ctypes.CDLL(str(library)).operator_name
+    function.argtypes, function.restype = (ctypes.c_size_t,), ctypes.c_char_p
+    return {name.decode() for name in takewhile(bool, map(function, count()))}
 
 
 def run(library: Path | None, case: Case) -> np.ndarray:

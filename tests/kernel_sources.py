@@ -19,10 +19,6 @@ PROCESSORS = ("haswell", "alderlake", "icelake-server")
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 
 
-def sources(kernels: Compiled) -> list[str]:
-    return [str(file) for file in (compiled.SOURCES / kernels.name).glob("*.c")]
-
-
 def change_source(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, right: str, wrong: str) -> Path:
     """Build from a copy of the sources in which one says something else; that one."""
     copy = Path(shutil.copytree(compiled.SOURCES, folder / "sources"))
@@ -42,13 +38,15 @@ def assert_refused(kernels: Compiled, folder: Path, reason: str) -> None:
 
 def compile_variant(kernels: Compiled, variant: str, to: Path) -> None:
     base = ("-O2", "-fno-strict-aliasing", "-mavx2", "-mfma", "-mf16c", "-ffp-contract=off", "-shared", "-fPIC")
-    _compile(*base, *VARIANTS[variant], "-o", str(to), *sources(kernels), *compiled.LIBRARIES)
+    _compile(*base, *VARIANTS[variant], "-o", str(to), *map(str, kernels.sources("*.c")), *compiled.LIBRARIES)
 
 
 def compile_for(kernels: Compiled, processor: str, to: Path) -> None:
     """With every warning."""
     flags = [flag for flag in compiled.FLAGS if not flag.startswith("-march")]
-    _compile(*flags, f"-march={processor}", "-Wall", "-Wextra", "-Werror", "-o", str(to), *sources(kernels))
+    _compile(
+        *flags, f"-march={processor}", "-Wall", "-Wextra", "-Werror", "-o", str(to), *map(str, kernels.sources("*.c"))
+    )
 
 
 def _compile(*arguments: str) -> None:

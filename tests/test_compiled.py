@@ -11,7 +11,7 @@ from dclocal import compiled, picture_kernels, vision_kernels
 from dclocal.child_python import child_command
 from dclocal.compiled import Compiled, build_aside
 from dclocal.llama_kernels import KERNELS
-from tests.kernel_sources import assert_refused, change_source, needs_compiler
+from tests.kernel_sources import PROCESSORS, assert_refused, change_source, compile_for, needs_compiler
 
 pytestmark = pytest.mark.skipif(KERNELS.kept() is None, reason="they are for Linux on x86-64 with AVX2")
 
@@ -75,6 +75,13 @@ def test_one_that_was_tried_is_not_built_again_for_another(
     KERNELS.build()
     compiled.main()
     assert built == ["llama", "vision", "pictures"]
+
+
+@needs_compiler
+@pytest.mark.parametrize("processor", PROCESSORS)
+@pytest.mark.parametrize("kernels", [KERNELS, vision_kernels.KERNELS, picture_kernels.KERNELS], ids=lambda of: of.name)
+def test_they_compile_for_other_processors(tmp_path: Path, kernels: Compiled, processor: str) -> None:
+    compile_for(kernels, processor, tmp_path / "made.so")
 
 
 def test_what_lies_in_the_current_folder_is_not_run(tmp_path: Path) -> None:

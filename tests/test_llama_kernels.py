@@ -18,11 +18,9 @@ from dclocal.llama_kernels import KERNELS, ggml_libraries
 from dclocal.llama_kernels_check import NAMES, OF_ONE_ROW, difference
 from dclocal.machine import cpu_flags
 from tests.kernel_sources import (
-    PROCESSORS,
     VARIANTS,
     assert_refused,
     change_source,
-    compile_for,
     compile_variant,
     needs_compiler,
 )
@@ -110,12 +108,6 @@ def test_what_differs_is_neither_kept_nor_tried_again(
 ) -> None:
     change_source(monkeypatch, tmp_path, f"llama/{file}", right, wrong)
     assert_refused(KERNELS, kernel_folder, kernel)
-
-
-@needs_compiler
-@pytest.mark.parametrize("processor", PROCESSORS)
-def test_it_compiles_for_other_processors(tmp_path: Path, processor: str) -> None:
-    compile_for(KERNELS, processor, tmp_path / "made.so")
 
 
 @needs_compiler

@@ -14,10 +14,8 @@ from dclocal.images import to_pixels
 from dclocal.picture_kernels import KERNELS, library
 from dclocal.resizing import difference, resize_columns, resize_rows, weights_of
 from tests.kernel_sources import (
-    PROCESSORS,
     assert_refused,
     change_source,
-    compile_for,
     needs_compiler,
 )
 
@@ -118,9 +116,3 @@ def test_what_differs_is_neither_kept_nor_tried_again(
 ) -> None:
     change_source(monkeypatch, tmp_path, "pictures/resize.c", right, wrong)
     assert_refused(KERNELS, kernel_folder, "resized")
-
-
-@needs_compiler
-@pytest.mark.parametrize("processor", PROCESSORS)
-def test_they_compile_for_other_processors(tmp_path: Path, processor: str) -> None:
-    compile_for(KERNELS, processor, tmp_path / "made.so")

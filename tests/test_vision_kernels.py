@@ -17,11 +17,9 @@ from dclocal.vision_kernels import KERNELS
 from dclocal.vision_kernels_check import ATTENTION, GELU, NEAR, PRODUCTS, cases, difference, operators, run
 from dclocal_export.parity import compare_embeds
 from tests.kernel_sources import (
-    PROCESSORS,
     VARIANTS,
     assert_refused,
     change_source,
-    compile_for,
     compile_variant,
     needs_compiler,
 )
@@ -84,12 +82,6 @@ def test_what_differs_is_neither_kept_nor_tried_again(
 ) -> None:
     change_source(monkeypatch, tmp_path, f"vision/{file}", right, wrong)
     assert_refused(KERNELS, kernel_folder, operator)
-
-
-@needs_compiler
-@pytest.mark.parametrize("processor", PROCESSORS)
-def test_they_compile_for_other_processors(tmp_path: Path, processor: str) -> None:
-    compile_for(KERNELS, processor, tmp_path / "made.so")
 
 
 @needs_compiler

@@ -81,7 +81,7 @@ INLINE void score(const work *work, const packed *head, const int32_t *queries, 
 
 /* A row of scores as probabilities in 16 bits, the greatest PROBABILITY; returns what they add up to. */
 INLINE float weigh(const float *scores, int count, float most, int16_t *to) {
-    const floats top = WIDE(set1_ps)(14.999956f); /* PROBABILITY is 2 to the power of that */
+    const floats top = WIDE(set1_ps)(log2f(PROBABILITY));
     integers total = WIDE(set1_epi32)(0);
     for (int i = 0; i < count; i += COLUMNS) {
         integers whole[2];
@@ -181,15 +181,15 @@ static const char *calculate(void *made, computation *in) {
         return "attention by ours is for [batch, tokens, heads x numbers], at most 256 numbers a head";
     work work = {
         .queries = queries.data, .keys = keys.data, .values = values.data, .query_count = queries.length[1],
-        .key_count = keys.length[1], .heads = heads, .batch = queries.length[0], .width = queries.length[2] / heads,
+        .key_count = keys.length[1], .heads = heads, .width = queries.length[2] / heads,
         .value_width = values.length[2] / heads, .blocks = (keys.length[1] + COLUMNS - 1) / COLUMNS,
     };
     work.pairs = (work.width + 1) / 2;
     work.value_blocks = (work.value_width + COLUMNS - 1) / COLUMNS;
     work.scale = (settings->scale ? settings->scale : 1 / sqrtf(work.width)) * 1.44269504f; /* powers of 2, not of e */
-    const int64_t shape[] = {work.batch, work.query_count, values.length[2]};
+    const int64_t shape[] = {queries.length[0], work.query_count, values.length[2]};
     work.result = output_of(in, shape, 3);
-    const size_t packs = work.batch * heads;
+    const size_t packs = queries.length[0] * heads;
     char *memory = in->failed ? NULL : lay_out(&work, packs);
     if (memory) {
         in_parallel(in, pack, packs, &work);

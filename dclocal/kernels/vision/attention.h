@@ -25,7 +25,7 @@ typedef struct { int32_t *keys, *values; float *key_scales, *value_scales; } pac
 typedef struct {
     const float *queries, *keys, *values;
     float *result;
-    int64_t query_count, key_count, heads, batch;
+    int64_t query_count, key_count, heads;
     int width, value_width, pairs;              /* of a head; pairs of a key's numbers */
     int blocks, value_blocks;                   /* of COLUMNS keys, and of as many of a value's numbers */
     float scale;

@@ -63,10 +63,10 @@ static const char *calculate(void *made, computation *in) {
         return NULL;
     if (!from.rank || bias.rank != 1 || bias.length[0] != from.length[from.rank - 1])
         return "a row and its bias have other lengths";
-    work work = {.from = from.data, .bias = bias.data, .rows = 1, .columns = bias.length[0]};
-    for (size_t i = 0; i + 1 < from.rank; i++)
-        work.rows *= from.length[i];
-    work.to = output_of(in, from.length, from.rank);
+    work work = {
+        .from = from.data, .bias = bias.data, .to = output_of(in, from.length, from.rank),
+        .rows = count_of(&from, from.rank - 1), .columns = bias.length[0],
+    };
     if (!in->failed)
         in_parallel(in, of_rows, (work.rows + ROWS - 1) / ROWS, &work);
     return NULL;

@@ -4,17 +4,6 @@
 
 #include <limits.h>
 
-/* What this library has, for who compares it. */
-PUBLIC const char *const operator_names[] = {
-    "MultiHeadAttention",
-    "BiasGelu",
-#ifdef WITH_PRODUCTS
-    "DynamicQuantizeMatMul",
-#else
-    NULL,
-#endif
-};
-
 static own *const all[] = {
     &attention,
     &bias_gelu,
@@ -22,6 +11,11 @@ static own *const all[] = {
     &products,
 #endif
 };
+
+enum { COUNT = sizeof all / sizeof *all };
+
+/* The name of an operator that this library has, NULL behind the last, for who compares them. */
+PUBLIC const char *operator_name(size_t place) { return place < COUNT ? all[place]->name : NULL; }
 
 /* A kernel of a node: the operator, what it made of the node, and ONNX Runtime's functions. */
 typedef struct { own *operator; void *made; const ort_function *table; } kernel;
@@ -150,7 +144,7 @@ PUBLIC ort_status *RegisterCustomOps(ort_options *options, const ort_api *api) {
     if (!domain) {
         ort_domain *made;
         failed = CREATE_DOMAIN(table)("com.microsoft", &made);
-        for (size_t i = 0; i < sizeof all / sizeof *all && !failed; i++) {
+        for (size_t i = 0; i < COUNT && !failed; i++) {
             all[i]->interface = (ort_operator){
                 API_VERSION, NULL, name_of, processor, type_of, inputs_of, float32, one, NULL, destroy, kind_of,
                 required, memory, least, least, least, least, create, compute, NULL, least, last, {NULL},

@@ -18,9 +18,10 @@ typedef struct { const ort_function *table; ort_context *context; ort_status *fa
 
 typedef struct { int64_t length[RANK]; size_t rank; const void *data; } tensor;
 
-static inline int64_t count_of(const tensor *of) {
+/* How many numbers there are of the first `rank` dimensions. */
+static inline int64_t count_of(const tensor *of, size_t rank) {
     int64_t count = 1;
-    for (size_t i = 0; i < of->rank; i++)
+    for (size_t i = 0; i < rank; i++)
         count *= of->length[i];
     return count;
 }

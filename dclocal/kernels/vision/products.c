@@ -156,14 +156,12 @@ static const char *calculate(void *made, computation *in) {
     if (in->failed)
         return NULL;
     if (!from.rank || from.length[from.rank - 1] != matrix->length ||
-        (bias.data && count_of(&bias) != matrix->columns))
+        (bias.data && count_of(&bias, bias.rank) != matrix->columns))
         return "activations, weights and bias have other lengths";
-    for (int64_t i = 0; zeros.data && i < count_of(&zeros); i++)
+    for (int64_t i = 0; zeros.data && i < count_of(&zeros, zeros.rank); i++)
         if (((const int8_t *)zeros.data)[i])
             return "ours is for weights without a zero of their own";
-    work work = {.matrix = matrix, .from = from.data, .bias = bias.data, .rows = 1};
-    for (size_t i = 0; i + 1 < from.rank; i++)
-        work.rows *= from.length[i];
+    work work = {.matrix = matrix, .from = from.data, .bias = bias.data, .rows = count_of(&from, from.rank - 1)};
     from.length[from.rank - 1] = matrix->columns;
     work.to = output_of(in, from.length, from.rank);
     if (!in->failed)

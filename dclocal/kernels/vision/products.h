@@ -7,7 +7,7 @@
 
 enum {
     COLUMNS = 16, /* that are multiplied together */
-    RUN = 3       /* quads of a row whose products are added in 16 bits: of four, a tenth of runs would not be full */
+    RUN = 3       /* quads of a row whose products are added in 16 bits: of four, 6 % of places would be empty */
 };
 
 /* Sixteen columns: their quads of weights, and where in a row the quad is that each is multiplied by; zeros fill up

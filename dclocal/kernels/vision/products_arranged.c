@@ -126,7 +126,7 @@ void release_matrix(void *of) {
 matrix *matrix_of(const ort_function *table, const ort_info *info, const char **why) {
     const tensor weights = constant_of(table, info, 1), scales = constant_of(table, info, 2);
     if (!weights.data || !scales.data || weights.rank != 2 || weights.length[0] > LONGEST ||
-        (count_of(&scales) != 1 && count_of(&scales) != weights.length[1])) {
+        (count_of(&scales, scales.rank) != 1 && count_of(&scales, scales.rank) != weights.length[1])) {
         *why = "ours is for constant weights with a scale a column, and for shorter rows";
         return NULL;
     }
@@ -139,7 +139,7 @@ matrix *matrix_of(const ort_function *table, const ort_info *info, const char **
     if (to) {
         to->length = length, to->columns = columns, to->scales = scales.data;
         to->greatest = limit < BYTE ? limit : BYTE;
-        to->shared = count_of(&scales) == 1;
+        to->shared = count_of(&scales, scales.rank) == 1;
         to->sums = room((size_t)blocks * COLUMNS * sizeof *to->sums);
         ready &= to->sums != NULL;
     }
