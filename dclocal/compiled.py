@@ -7,8 +7,8 @@ or another system than Linux on x86-64, the libraries whose functions they repla
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
+import zlib
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
@@ -55,7 +55,7 @@ class Compiled:
         if not theirs or NEEDED - set(features):
             return None
         made_for = (sources, FLAGS, features, [(status.st_size, status.st_mtime_ns) for status in theirs])
-        return _folder() / f"{self.name}_kernels-{hashlib.sha256(repr(made_for).encode()).hexdigest()[:16]}.so"
+        return _folder() / f"{self.name}_kernels-{zlib.crc32(repr(made_for).encode()):08x}.so"
 
     def ready(self) -> Path | None:
         """The library, where it is built."""

@@ -92,11 +92,11 @@ class KnownPictures:
 
     def _read(self, path: Path) -> bytes | None:
         try:
-            data = path.read_bytes()
+            with path.open("rb") as stream:
+                digest, content = stream.read(DIGEST_BYTES), stream.read()
             os.utime(path)
         except OSError:
             return None
-        digest, content = data[:DIGEST_BYTES], data[DIGEST_BYTES:]
         if _digest(content) == digest:
             return content
         with suppress(OSError):

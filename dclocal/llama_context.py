@@ -17,7 +17,7 @@ from dclocal.llama_api import llama
 from dclocal.llama_log import run_logging
 
 BATCH = 512
-FIRST_ROOM = 1024
+FIRST_ROOM = 512
 TILE = 64
 SEQUENCE = 0
 
@@ -124,7 +124,7 @@ class Context:
         self.batch = min(BATCH, llama.llama_n_batch(pointer))
 
     def _fill(self, pointer: Any, state: bytes) -> None:
-        buffer = (ctypes.c_ubyte * len(state)).from_buffer_copy(state)
+        buffer = ctypes.cast(ctypes.c_char_p(state), ctypes.POINTER(ctypes.c_uint8))
         if not run_logging(llama.llama_state_seq_set_data, pointer, buffer, len(state), SEQUENCE):
             raise BundleError(f"{self._path}: a state of this model could not be taken up", "start anew")
 

@@ -10,17 +10,23 @@ from __future__ import annotations
 import collections
 import ctypes
 import functools
-import logging
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from dclocal.background import Begun
 from dclocal.llama_api import llama
 
-LOGGER = logging.getLogger("dclocal.llama")
+if TYPE_CHECKING:
+    import logging
+
+LOGGING = "logging"
+"""The module, which a start has no time to import unless somebody listens: then it is imported already."""
 KEPT_LINES = 12
-LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
+DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
+LEVELS = {1: DEBUG, 2: INFO, 3: WARNING, 4: ERROR}
 CONTINUED = 5
 """llama.cpp's level for more of the line before it, such as the dots of a progress bar."""
 
@@ -35,37 +41,56 @@ class _Receiver:
         self.on_line: Callable[[str], None] | None = None
         self.failure: Exception | None = None
         """What `on_line` raised, which C would drop."""
-        self._level = logging.DEBUG
-        LOGGER.addHandler(logging.NullHandler())  # else logging prints warnings where no handler is set
+        self._level = DEBUG
         self.callback = llama.llama_log_callback(self._receive)
         # A function that takes no arguments and changes nothing, whatever it is handed.
         self._nobody = ctypes.cast(llama._lib.llama_time_us, llama.llama_log_callback)
+        self._deaf, self._turn = 0, threading.Lock()
         llama.llama_log_set(self.callback, ctypes.c_void_p(0))
 
     @contextmanager
     def deaf(self) -> Iterator[None]:
-        """Nothing is received meanwhile."""
-        llama.llama_log_set(self._nobody, ctypes.c_void_p(0))
+        """Nothing is received meanwhile, of any thread."""
+        self._count(1)
         try:
             yield
         finally:
-            llama.llama_log_set(self.callback, ctypes.c_void_p(0))
+            self._count(-1)
+
+    def _count(self, one: int) -> None:
+        with self._turn:
+            self._deaf += one
+            llama.llama_log_set(self._nobody if self._deaf else self.callback, ctypes.c_void_p(0))
 
     def _receive(self, level: int, text: bytes, _: ctypes.c_void_p) -> None:
         if level != CONTINUED:
-            self._level = LEVELS.get(level, logging.DEBUG)
+            self._level = LEVELS.get(level, DEBUG)
         line = text.decode("utf-8", errors="replace").strip()
         if not line:
             return
-        if self._level >= logging.ERROR:
+        if self._level >= ERROR:
             self.errors.append(line)
-        heard = self.on_line is not None and self._level < logging.ERROR
-        LOGGER.log(logging.DEBUG if heard else self._level, "%s", line)
+        heard = self.on_line is not None and self._level < ERROR
+        logger().log(DEBUG if heard else self._level, "%s", line)
         if self.on_line is not None and self.failure is None:
             try:
                 self.on_line(line)
             except Exception as error:
                 self.failure = error
+
+
+@functools.cache
+def logger() -> logging.Logger:
+    """Where the lines go."""
+    import logging
+
+    found = logging.getLogger("dclocal.llama")
+    found.addHandler(logging.NullHandler())  # else logging prints warnings where no handler is set
+    return found
+
+
+def _somebody_listens() -> bool:
+    return LOGGING in sys.modules and logger().isEnabledFor(INFO)
 
 
 @functools.cache
@@ -88,9 +113,8 @@ def run_logging(
     """
     receiver = capture_log()
     receiver.errors.clear()
-    if on_line is None and not LOGGER.isEnabledFor(logging.INFO):
-        with receiver.deaf():
-            result = Begun(function, *arguments).result()
+    if on_line is None and not _somebody_listens():
+        result = Begun(unheard, function, *arguments).result()
         if succeeded(result):
             return result
     receiver.on_line, receiver.failure = on_line, None
@@ -101,6 +125,15 @@ def run_logging(
     if receiver.failure is not None:
         raise receiver.failure
     return result
+
+
+def unheard(function: Callable[..., Result], *arguments: object) -> Result:
+    """Call a function of llama.cpp, whose lines reach nobody unless somebody listens; to be called by another thread
+    than the main one, as `run_logging` does."""
+    if _somebody_listens():
+        return function(*arguments)
+    with capture_log().deaf():
+        return function(*arguments)
 
 
 def is_zero(status: int) -> bool:

@@ -50,10 +50,10 @@ class LLM(Speaker):
         self._context: Context | None = None
         self._tokens: TokenEmbeddings | None = None
         self.model = model or load_model(path)
-        super().__init__(self.model)
         try:
-            self._tokens = TokenEmbeddings(path, self.model.pointer, self.n_embd)
             self._context = self._open_context(path, n_ctx, self.threads, not settled or flash_suits_few())
+            super().__init__(self.model)  # which waits for the vocabulary
+            self._tokens = TokenEmbeddings(path, self.model.pointer, self.n_embd)
         except BaseException:
             self.close()
             raise

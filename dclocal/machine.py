@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import platform
 import sys
 from pathlib import Path
 
@@ -30,6 +29,8 @@ def usable_cores() -> int:
 
 def cpu_model() -> str:
     """The processor's name."""
+    import platform
+
     return _cpuinfo().get("model name") or _sysctl("machdep.cpu.brand_string") or platform.processor() or "unknown"
 
 

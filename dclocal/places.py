@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 DEFAULT = "dc-tiny"
@@ -15,6 +16,8 @@ def home() -> Path:
     """The folder of everything kept: $DCLOCAL_HOME, else the user's cache folder."""
     if given := os.environ.get("DCLOCAL_HOME"):
         return Path(os.path.expanduser(given))  # which leaves ~name alone where there is no such user
+    if sys.platform == "linux":  # as platformdirs has it, whose import takes as long as a command line's
+        return Path(os.environ.get("XDG_CACHE_HOME", "").strip() or os.path.expanduser("~/.cache")) / "dclocal"
     from platformdirs import user_cache_path
 
     return user_cache_path("dclocal")

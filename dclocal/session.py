@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dclocal.background import Begun
 from dclocal.bundle import Bundle
+from dclocal.compiled import build_aside
 from dclocal.errors import BundleError, ImageError, UserError
 from dclocal.files import MAX_FILE_BYTES, read_source
 from dclocal.progress import Progress, silent
@@ -132,7 +133,9 @@ def begin_llm(
     loading = model or Begun(load_model, bundle.llm_path)
     import dclocal.llm  # noqa: F401  (here, so that the thread need not wait for others' imports)
 
-    return Begun(lambda: open_llm(bundle, scales, threads, loading.result(), settled))
+    opening = Begun(lambda: open_llm(bundle, scales, threads, loading.result(), settled))
+    build_aside()  # here it takes nobody's time
+    return opening
 
 
 def _scales(bundle: Bundle, lora: Sequence[str]) -> Mapping[str, float]:
@@ -215,6 +218,8 @@ def open_llm(
     """
     from dclocal.llm import LLM
 
+    if model is None:
+        build_aside()
     files = {adapter.name: bundle.path / adapter.file for adapter in bundle.manifest.adapters}
     llm = LLM(
         bundle.llm_path, n_ctx=bundle.manifest.n_ctx, threads=threads, adapters=files, model=model, settled=settled

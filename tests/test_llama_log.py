@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import logging
+import threading
 
 import pytest
 
-from dclocal.llama_log import capture_log, run_logging
+from dclocal.llama_log import capture_log, logger, run_logging, unheard
 
 
 class Unwanted(Exception):
@@ -38,3 +40,34 @@ def test_an_error_of_the_listener_comes_when_the_function_is_back(capsys: pytest
         run_logging(speak, on_line=on_line)
     assert heard == ["one", "two"] and not capsys.readouterr().err
     assert capture_log().on_line is None
+
+
+@pytest.fixture
+def receiving(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether llama.cpp was told to tell us, each time that it was told anything."""
+    receiver, told = capture_log(), []
+    monkeypatch.setattr("dclocal.llama_log.llama.llama_log_set", lambda to, _: told.append(to is receiver.callback))
+    return told
+
+
+def test_lines_reach_nobody_until_the_last_of_two_threads_is_done(receiving: list[bool]) -> None:
+    """A vocabulary goes on loading when the weights are there."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def load() -> None:
+        begun.set()
+        go_on.wait()
+
+    words = threading.Thread(target=unheard, args=(load,))
+    words.start()
+    begun.wait()
+    assert unheard(lambda: "weights") == "weights" and not any(receiving)
+    go_on.set()
+    words.join()
+    assert receiving[-1] and receiving.count(True) == 1
+
+
+def test_lines_are_told_where_somebody_listens(receiving: list[bool], caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger().name):
+        unheard(speak)
+    assert [record.message for record in caplog.records] == ["one", "two", "three"] and not receiving

@@ -12,6 +12,7 @@ import pytest
 
 from dclocal.bundle import Sampling
 from dclocal.errors import BundleError, PromptError
+from dclocal.llama_model import load_model
 from dclocal.llama_sampler import Sampler
 from dclocal.llm import LLM
 from dclocal.prompt import Embeds, Tokens
@@ -139,6 +140,19 @@ def test_a_file_that_does_not_say_how_many_tokens_there_are_is_loaded_whole(
         assert other.model._words is None and other.tokenize("a", False) == [101]
         other.prefill([Tokens((5, 6))])
         np.testing.assert_array_equal(other.logits(), tiny.logits())
+
+
+def test_a_vocabulary_that_cannot_be_loaded_is_told_when_the_weights_are_there(tiny: LLM, tmp_path: Path) -> None:
+    data, key = tiny.path.read_bytes(), b"tokenizer.ggml.tokens"
+    assert data.count(key) == 1
+    (tmp_path / "other.gguf").write_bytes(data.replace(key, b"tokenizer.ggml.tokenz"))
+    model = load_model(tmp_path / "other.gguf")
+    assert model.pointer
+    with pytest.raises(BundleError, match=r"other.gguf cannot be loaded: .*(vocab|token)"):
+        _ = model.vocab
+    model.close()
+    with pytest.raises(BundleError, match="cannot be loaded"):
+        LLM(tmp_path / "other.gguf", n_ctx=64, threads=1)
 
 
 def test_the_most_likely_token_is_the_one_that_llama_cpp_takes(tiny: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
