@@ -41,7 +41,7 @@ static inline __m256i imitated_dpwssd(__m256i sum, __m256i left, __m256i right) 
 }
 #define __AVXVNNI__ 1
 #define _mm256_dpbusd_avx_epi32 imitated_dpbusd
-#define _mm256_dpwssd_avx_epi32 imitated_dpwssd
+#define MULTIPLY_PAIRS(to, left, right) to = imitated_dpwssd(to, left, right)
 
 #else
 
@@ -70,6 +70,15 @@ static inline lanes imitated_dpbusd(lanes sum, lanes weights, lanes values) {
 }
 static inline lanes imitated_dpwssd(lanes sum, lanes left, lanes right) {
     EACH(made.i[k] = two_products(sum.i[k], &left.i[k], &right.i[k]));
+}
+static inline lanes imitated_times(lanes a, lanes b) { EACH(made.i[k] = (int32_t)((uint32_t)a.i[k] * (uint32_t)b.i[k])); }
+static inline lanes imitated_less(lanes a, lanes b) { EACH(made.i[k] = (int32_t)((uint32_t)a.i[k] - (uint32_t)b.i[k])); }
+static inline lanes imitated_most(lanes a, lanes b) { EACH(made.i[k] = a.i[k] > b.i[k] ? a.i[k] : b.i[k]); }
+static inline __m128i imitated_bytes(lanes a) {
+    uint8_t made[16];
+    for (int k = 0; k < 16; k++)
+        made[k] = (uint32_t)a.i[k] > 255 ? 255 : (uint8_t)a.i[k];
+    return _mm_loadu_si128((const __m128i *)made);
 }
 static inline lanes imitated_whole(lanes a) { EACH(made.i[k] = (int32_t)lrintf(a.f[k])); }
 static inline __m256i imitated_narrow(lanes a) {
@@ -147,7 +156,11 @@ static inline lanes imitated_shuffle(lanes table, lanes which) {
 #define _mm512_shuffle_epi8 imitated_shuffle
 #define _mm512_cvtepi32_ps imitated_float
 #define _mm512_dpbusd_epi32 imitated_dpbusd
-#define _mm512_dpwssd_epi32 imitated_dpwssd
+#define MULTIPLY_PAIRS(to, left, right) to = imitated_dpwssd(to, left, right)
+#define _mm512_mullo_epi32 imitated_times
+#define _mm512_sub_epi32 imitated_less
+#define _mm512_max_epi32 imitated_most
+#define _mm512_cvtusepi32_epi8 imitated_bytes
 #define _mm512_cvtps_epi32 imitated_whole
 #define _mm512_cvtepi32_epi16 imitated_narrow
 #define _mm512_min_ps imitated_min

@@ -8,36 +8,53 @@
 
 #include "attention.h"
 
-#ifdef WIDE_512
-#define MULTIPLY_PAIRS(to, left, right) to = _mm512_dpwssd_epi32(to, left, right)
-enum { TOGETHER = 12 /* queries: as many as registers hold sums of */ };
+enum {
+    TOGETHER = 6,          /* queries: as many as registers hold sums of */
+    HALF = TOGETHER / 2,
+    QUERIES = 8 * TOGETHER /* that one thread takes at a time */
+};
+
+/* Adds products of pairs to sums of 32 bits: compilers would move these to other registers and back, or to memory. */
+#ifndef MULTIPLY_PAIRS
+#if defined(WIDE_512)
+#define MULTIPLY_PAIRS(to, left, right) __asm__("vpdpwssd %2, %1, %0" : "+v"(to) : "v"(left), "v"(right))
+#elif defined(__AVXVNNI__)
+#define MULTIPLY_PAIRS(to, left, right) __asm__("%{vex%} vpdpwssd %2, %1, %0" : "+x"(to) : "x"(left), "x"(right))
 #else
-enum { TOGETHER = 6 };
-#ifdef __AVXVNNI__
-#define MULTIPLY_PAIRS(to, left, right) to = _mm256_dpwssd_avx_epi32(to, left, right)
-#else /* compilers would move the sum to another register and back */
 #define MULTIPLY_PAIRS(to, left, right) \
     __asm__("vpaddd %1, %0, %0" : "+x"(to) : "x"(_mm256_madd_epi16(left, right)))
 #endif
 #endif
 
-enum { QUERIES = 8 * TOGETHER /* that one thread takes at a time */ };
-
 typedef struct { int heads; float scale; } settings;
 
-/* TOGETHER rows of pairs, `stride` pairs apart, times COLUMNS columns of them. */
-INLINE void multiply(const int32_t *left, size_t stride, const int32_t *right, int pairs, integers sums[TOGETHER][2]) {
+/* TOGETHER rows of pairs, `stride` pairs apart, times `vectors` of columns of them. */
+INLINE void multiply(const int32_t *left, size_t stride, const int32_t *right, int pairs, int vectors, integers *to) {
+    const int32_t *lower = left + HALF * stride;
+    integers sums[TOGETHER][VECTORS]; /* in registers: none of these loops is left */
+#pragma GCC unroll 6
     for (int r = 0; r < TOGETHER; r++)
-        sums[r][0] = sums[r][1] = WIDE(set1_epi32)(0);
-    for (int p = 0; p < pairs; p++) {
-        const integers columns[2] = {LOAD(right + p * COLUMNS), LOAD(right + p * COLUMNS + LANES)};
-#pragma GCC unroll 12
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++)
+            sums[r][v] = WIDE(set1_epi32)(0);
+    for (int p = 0; p < pairs; p++, left++, lower++, right += COLUMNS) {
+        integers columns[VECTORS];
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++)
+            columns[v] = LOAD(right + v * LANES);
+#pragma GCC unroll 6
         for (int r = 0; r < TOGETHER; r++) {
-            const integers both = WIDE(set1_epi32)(left[r * stride + p]);
-            MULTIPLY_PAIRS(sums[r][0], both, columns[0]);
-            MULTIPLY_PAIRS(sums[r][1], both, columns[1]);
+            const integers both = WIDE(set1_epi32)(r < HALF ? left[r * stride] : lower[(r - HALF) * stride]);
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; v++)
+                MULTIPLY_PAIRS(sums[r][v], both, columns[v]);
         }
     }
+#pragma GCC unroll 6
+    for (int r = 0; r < TOGETHER; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++)
+            STORE(to + r * VECTORS + v, sums[r][v]);
 }
 
 /* 2 to the power of what is not greater than 16, to five digits: probabilities have no more. */
@@ -60,9 +77,15 @@ INLINE void score(const work *work, const packed *head, const int32_t *queries, 
     for (int r = 0; r < TOGETHER; r++)
         most[r] = WIDE(set1_ps)(-FLT_MAX);
     for (int b = 0; b < work->blocks; b++) {
-        integers sums[TOGETHER][2];
-        multiply(queries, work->pairs, head->keys + (size_t)b * COLUMNS * work->pairs, work->pairs, sums);
-        for (int v = 0; v < 2; v++) {
+        const int32_t *right = head->keys + (size_t)b * COLUMNS * work->pairs;
+        const int rest = work->key_count - b * COLUMNS;
+        integers sums[TOGETHER][VECTORS];
+        if (rest > COLUMNS - LANES)
+            multiply(queries, work->pairs, right, work->pairs, VECTORS, sums[0]);
+        else /* the last keys, of which there are few */
+            for (int v = 0; v < VECTORS; v++)
+                multiply(queries, work->pairs, right + v * LANES, v * LANES < rest ? work->pairs : 0, 1, &sums[0][v]);
+        for (int v = 0; v < VECTORS; v++) {
             const int first = b * COLUMNS + v * LANES;
             const floats keys = WIDE(loadu_ps)(head->key_scales + first);
             for (int r = 0; r < TOGETHER; r++) {
@@ -72,9 +95,10 @@ INLINE void score(const work *work, const packed *head, const int32_t *queries, 
         }
         for (int r = 0; r < TOGETHER; r++) {
             float *row = scores + r * width + b * COLUMNS;
-            for (int i = work->key_count - b * COLUMNS; i < COLUMNS; i++)
-                row[i < 0 ? 0 : i] = -FLT_MAX;
-            most[r] = WIDE(max_ps)(most[r], WIDE(max_ps)(WIDE(loadu_ps)(row), WIDE(loadu_ps)(row + LANES)));
+            for (int i = rest; i < COLUMNS; i++)
+                row[i] = -FLT_MAX;
+            for (int v = 0; v < VECTORS; v++)
+                most[r] = WIDE(max_ps)(most[r], WIDE(loadu_ps)(row + v * LANES));
         }
     }
 }
@@ -83,7 +107,7 @@ INLINE void score(const work *work, const packed *head, const int32_t *queries, 
 INLINE float weigh(const float *scores, int count, float most, int16_t *to) {
     const floats top = WIDE(set1_ps)(log2f(PROBABILITY));
     integers total = WIDE(set1_epi32)(0);
-    for (int i = 0; i < count; i += COLUMNS) {
+    for (int i = 0; i < count; i += PART) {
         integers whole[2];
         for (int v = 0; v < 2; v++) {
             const floats less = WIDE(sub_ps)(WIDE(loadu_ps)(scores + i + v * LANES), WIDE(set1_ps)(most));
@@ -102,15 +126,16 @@ INLINE float weigh(const float *scores, int count, float most, int16_t *to) {
 /* The results of TOGETHER queries, of which `count` are written, `row` numbers apart. */
 INLINE void add_values(const work *work, const packed *head, const int32_t *probabilities, const float *totals,
                        float *to, size_t row, int count) {
-    const int pairs = work->blocks * COLUMNS / 2;
+    const size_t stride = (size_t)work->blocks * COLUMNS / 2;
+    const int pairs = (work->key_count + 1) / 2;
     for (int b = 0; b < work->value_blocks; b++) {
         float results[TOGETHER][COLUMNS] = {{0}};
         for (int p = 0; p < pairs; p += RUN) {
-            integers sums[TOGETHER][2];
-            multiply(probabilities + p, pairs, head->values + ((size_t)b * pairs + p) * COLUMNS,
-                     pairs - p < RUN ? pairs - p : RUN, sums);
+            integers sums[TOGETHER][VECTORS];
+            multiply(probabilities + p, stride, head->values + (b * stride + p) * COLUMNS,
+                     pairs - p < RUN ? pairs - p : RUN, VECTORS, sums[0]);
             for (int r = 0; r < TOGETHER; r++)
-                for (int v = 0; v < 2; v++) {
+                for (int v = 0; v < VECTORS; v++) {
                     float *at = results[r] + v * LANES;
                     WIDE(storeu_ps)(at, WIDE(add_ps)(WIDE(loadu_ps)(at), WIDE(cvtepi32_ps)(sums[r][v])));
                 }
@@ -129,7 +154,7 @@ static void attend(void *with, size_t part) {
     const int64_t start = part % parts * QUERIES, sequence = part / parts / work->heads * work->query_count;
     const int64_t end = start + QUERIES < work->query_count ? start + QUERIES : work->query_count;
     const size_t row = work->heads * work->width, result_row = work->heads * work->value_width;
-    const size_t keys = (size_t)work->blocks * COLUMNS;
+    const size_t keys = (size_t)work->blocks * COLUMNS, weighed = (work->key_count + PART - 1) / PART * PART;
     const packed *packed = &work->packed[part / parts];
     float *scores = room(TOGETHER * keys * sizeof *scores);
     int16_t *probabilities = room(TOGETHER * keys * sizeof *probabilities);
@@ -149,7 +174,7 @@ static void attend(void *with, size_t part) {
         }
         score(work, packed, queries, scales, scores, most);
         for (int r = 0; r < TOGETHER; r++)
-            totals[r] = weigh(scores + r * keys, keys, greatest(most[r]), probabilities + r * keys);
+            totals[r] = weigh(scores + r * keys, weighed, greatest(most[r]), probabilities + r * keys);
         add_values(work, packed, (const int32_t *)probabilities, totals,
                    work->result + (sequence + first) * result_row + head * work->value_width, result_row, count);
     }

@@ -9,8 +9,14 @@
 #include <math.h>
 #include <string.h>
 
+#ifdef WIDE_512
+enum { VECTORS = 4 };
+#else
+enum { VECTORS = 2 };
+#endif
 enum {
-    COLUMNS = 2 * LANES, /* of keys, or of a value's numbers, that are multiplied together */
+    COLUMNS = VECTORS * LANES, /* of keys, or of a value's numbers, that are multiplied together */
+    PART = 2 * LANES,    /* that become narrow together */
     WIDTH = 256,         /* the most numbers of a head */
     LIMIT = 32700,       /* of a query's and a key's numbers, */
     LENGTH = 46200,      /* and of the root of the sum of their squares: LENGTH * LENGTH < 2 ^ 31 */
@@ -60,11 +66,11 @@ INLINE void store_narrow(int16_t *to, integers first, integers second) {
 #endif
 }
 
-/* `count` numbers, made up to COLUMNS by zeros, times `factors`, as whole numbers. */
+/* `count` numbers, made up to PART by zeros, times `factors`, as whole numbers. */
 INLINE void narrow(const float *from, int count, const floats factors[2], int16_t *to) {
-    float some[COLUMNS] = {0};
-    if (count < COLUMNS)
-        from = memcpy(some, from, count * sizeof *some);
+    float some[PART] = {0};
+    if (count < PART)
+        from = memcpy(some, from, (count < 0 ? 0 : count) * sizeof *some);
     integers whole[2];
     for (int v = 0; v < 2; v++)
         whole[v] = WIDE(cvtps_epi32)(WIDE(mul_ps)(factors[v], WIDE(loadu_ps)(from + v * LANES)));
@@ -76,8 +82,9 @@ INLINE void narrow(const float *from, int count, const floats factors[2], int16_
  * way. */
 INLINE float narrow_row(const float *from, int count, int16_t *to) {
     floats most = WIDE(set1_ps)(FLT_MIN), squares = WIDE(setzero_ps)();
-    float row[WIDTH + COLUMNS] = {0};
+    float row[WIDTH + PART];
     memcpy(row, from, count * sizeof *row);
+    memset(row + count, 0, PART * sizeof *row);
     for (int i = 0; i < count; i += LANES) {
         const floats numbers = WIDE(loadu_ps)(row + i);
         most = WIDE(max_ps)(most, magnitude(numbers));
@@ -90,8 +97,8 @@ INLINE float narrow_row(const float *from, int count, int16_t *to) {
     const float by_most = LIMIT / greatest(most), by_length = LENGTH / sqrtf(total + FLT_MIN);
     const float factor = by_most < by_length ? by_most : by_length;
     const floats factors[2] = {WIDE(set1_ps)(factor), WIDE(set1_ps)(factor)};
-    for (int i = 0; i < count; i += COLUMNS)
-        narrow(row + i, COLUMNS, factors, to + i);
+    for (int i = 0; i < count; i += PART)
+        narrow(row + i, PART, factors, to + i);
     return 1 / factor;
 }
 

@@ -30,12 +30,15 @@ static void pack_values(const work *work, const float *from, packed *to) {
             }
         for (int i = 0; i < COLUMNS; i++)
             factors[i] = VALUE / most[i], to->value_scales[first + i] = most[i] / VALUE;
-        const floats both[2] = {WIDE(loadu_ps)(factors), WIDE(loadu_ps)(factors + LANES)};
+        floats all[VECTORS];
+        for (int v = 0; v < VECTORS; v++)
+            all[v] = WIDE(loadu_ps)(factors + v * LANES);
         int32_t *at = to->values + (size_t)b * work->blocks * COLUMNS / 2 * COLUMNS;
         for (int key = 0; key < work->blocks * COLUMNS; key += 2, at += COLUMNS) {
             uint16_t numbers[2][COLUMNS] = {{0}};
             for (int i = 0; i < 2 && key + i < work->key_count; i++)
-                narrow(from + (key + i) * row + first, count, both, (int16_t *)numbers[i]);
+                for (int n = 0; n < count; n += PART)
+                    narrow(from + (key + i) * row + first + n, count - n, all + n / LANES, (int16_t *)numbers[i] + n);
             for (int i = 0; i < COLUMNS; i++)
                 at[i] = (int32_t)(numbers[0][i] | (uint32_t)numbers[1][i] << 16);
         }

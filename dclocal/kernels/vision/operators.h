@@ -56,11 +56,11 @@ typedef struct {
 } own;
 
 extern own attention, bias_gelu;
-#ifndef __AVX512VNNI__
-#ifndef __AVXVNNI__
-#define WITH_PRODUCTS /* with VNNI ONNX Runtime has quicker ones */
+#if defined(__AMX_INT8__) || (defined(__AVXVNNI__) && !defined(WIDE_512))
+/* ONNX Runtime has products in matrix tiles, and for VNNI of 256 bits its own were never seen to be slower. */
+#else
+#define WITH_PRODUCTS
 extern own products;
-#endif
 #endif
 
 #endif

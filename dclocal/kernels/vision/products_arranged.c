@@ -1,15 +1,19 @@
-/* How a matrix is arranged such that sums of six products have 16 bits: see products.c. */
+/* How a matrix is arranged without VNNI, such that sums of six products have 16 bits.
+ *
+ * Such processors multiply unsigned bytes by signed ones and add pairs of products in 16 bits, where sums that are too
+ * great stay at the greatest there is; a second instruction adds such pairs in 32 bits, and a third that to a sum.
+ * Here sums of six products have 16 bits, so that three of the first instruction need one of the second.  They fit,
+ * since weights are known: which of them are added in 16 bits is arranged for each sixteen columns when the node is
+ * made, such that no activations can have a sum overflow.  Results are exact, as those of ONNX Runtime are. */
 
 #include "products.h"
 
-#ifdef WITH_PRODUCTS
+#if defined(WITH_PRODUCTS) && !defined(WIDE_512)
 
 #include <string.h>
 
 enum {
-    LONGEST = 1 << 14,    /* row: its places have 16 bits, and sums are of 32 */
-    BYTE = 255,           /* the greatest activation, or what is left of SUM by the heaviest pair of weights */
-    SUM = 32767,          /* the greatest of 16 bits */
+    SUM = 32767,          /* the greatest of 16 bits: what is left of it by the heaviest pair of weights, is for activations */
     LANES16 = 2 * COLUMNS /* sums in 16 bits: of either half of a quad, for each column */
 };
 
@@ -30,26 +34,17 @@ static int fits(load *held, const load *more, int most) {
     return !over;
 }
 
-/* Reads sixteen columns, from `first` on; what there is not of them is 0.  Adds up each column's weights. */
+/* Reads COLUMNS columns, from `first` on, and adds up each one's weights. */
 static void read_columns(const int8_t *from, const matrix *of, int first, making *to, int32_t *sums) {
-    const int count = of->columns - first < COLUMNS ? of->columns - first : COLUMNS;
     const __m128i ones = _mm_set1_epi8(1), none = _mm_setzero_si128();
     __m128i total[4] = {none, none, none, none};
     for (int quad = 0; quad < to->quads; quad++) {
-        __m128i row[4];
-        for (int r = 0; r < 4; r++) {
-            int8_t bytes[COLUMNS] = {0};
-            if (4 * quad + r < of->length)
-                memcpy(bytes, from + (size_t)(4 * quad + r) * of->columns + first, count);
-            row[r] = _mm_loadu_si128((const __m128i *)bytes);
-        }
-        for (int i = 0; i < 4; i++) { /* four columns */
-            const __m128i upper = i / 2 ? _mm_unpackhi_epi8(row[0], row[1]) : _mm_unpacklo_epi8(row[0], row[1]);
-            const __m128i lower = i / 2 ? _mm_unpackhi_epi8(row[2], row[3]) : _mm_unpacklo_epi8(row[2], row[3]);
-            const __m128i four = i % 2 ? _mm_unpackhi_epi16(upper, lower) : _mm_unpacklo_epi16(upper, lower);
-            const __m128i above = _mm_maddubs_epi16(_mm_max_epi8(four, none), ones);
-            const __m128i below = _mm_maddubs_epi16(_mm_abs_epi8(_mm_min_epi8(four, none)), ones);
-            _mm_storeu_si128((__m128i *)to->weights[quad] + i, four);
+        __m128i four[4];
+        read_quad(from, of, first, quad, four);
+        for (int i = 0; i < 4; i++) {
+            const __m128i above = _mm_maddubs_epi16(_mm_max_epi8(four[i], none), ones);
+            const __m128i below = _mm_maddubs_epi16(_mm_abs_epi8(_mm_min_epi8(four[i], none)), ones);
+            _mm_storeu_si128((__m128i *)to->weights[quad] + i, four[i]);
             _mm_storeu_si128((__m128i *)to->loads[quad].of[0] + i, above);
             _mm_storeu_si128((__m128i *)to->loads[quad].of[1] + i, below);
             total[i] = _mm_add_epi32(total[i], _mm_madd_epi16(_mm_sub_epi16(above, below), _mm_set1_epi16(1)));
@@ -115,43 +110,18 @@ static int heaviest(const int8_t *from, int length, int columns) {
     return most;
 }
 
-void release_matrix(void *of) {
-    matrix *matrix = of;
-    for (int i = 0; i < matrix->blocks; i++)
-        free(matrix->of[i].weights), free(matrix->of[i].places);
-    free(matrix->sums);
-    free(matrix);
-}
-
-matrix *matrix_of(const ort_function *table, const ort_info *info, const char **why) {
-    const tensor weights = constant_of(table, info, 1), scales = constant_of(table, info, 2);
-    if (!weights.data || !scales.data || weights.rank != 2 || weights.length[0] > LONGEST ||
-        (count_of(&scales, scales.rank) != 1 && count_of(&scales, scales.rank) != weights.length[1])) {
-        *why = "ours is for constant weights with a scale a column, and for shorter rows";
-        return NULL;
-    }
-    const int length = weights.length[0], columns = weights.length[1], blocks = (columns + COLUMNS - 1) / COLUMNS;
-    const int quads = (length + 3) / 4, limit = SUM / heaviest(weights.data, length, columns);
-    matrix *to = calloc(1, sizeof *to + blocks * sizeof(block));
+int make_blocks(const int8_t *weights, matrix *to) {
+    const int quads = (to->length + 3) / 4, limit = SUM / heaviest(weights, to->length, to->columns);
+    to->greatest = limit < BYTE ? limit : BYTE;
     making making = {room((size_t)quads * 4 * COLUMNS), room(quads * sizeof(load)), room(quads * sizeof(load)),
-                     room(quads * sizeof *making.runs), quads, SUM / (limit < BYTE ? limit : BYTE)};
-    int ready = to && making.weights && making.loads && making.held && making.runs;
-    if (to) {
-        to->length = length, to->columns = columns, to->scales = scales.data;
-        to->greatest = limit < BYTE ? limit : BYTE;
-        to->shared = count_of(&scales, scales.rank) == 1;
-        to->sums = room((size_t)blocks * COLUMNS * sizeof *to->sums);
-        ready &= to->sums != NULL;
-    }
-    for (int i = 0; i < blocks && ready; i++) {
-        read_columns(weights.data, to, i * COLUMNS, &making, to->sums + i * COLUMNS);
-        to->blocks = i + 1;
+                     room(quads * sizeof *making.runs), quads, SUM / to->greatest};
+    int ready = making.weights && making.loads && making.held && making.runs;
+    for (int i = 0; i < to->blocks && ready; i++) {
+        read_columns(weights, to, i * COLUMNS, &making, to->sums + i * COLUMNS);
         ready = pack(&making, &to->of[i]);
     }
     free(making.weights), free(making.loads), free(making.held), free(making.runs);
-    if (to && !ready)
-        release_matrix(to);
-    return ready ? to : NULL;
+    return ready;
 }
 
 #endif
