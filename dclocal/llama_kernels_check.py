@@ -12,6 +12,12 @@ from dclocal import llama_attention_check
 NAMES = ("ggml_gemm_iq4_nl_8x8_q8_0", "ggml_gemm_q4_0_8x8_q8_0")
 OF_ONE_ROW = {name: name.replace("gemm", "gemv") for name in NAMES}
 """Those that go with them; we have them for processors with VNNI alone."""
+OF_BYTES = "llamafile_sgemm"
+"""The one for eight-bit weights and a few rows, for processors with VNNI alone."""
+ONE_BY_ONE = "ggml_vec_dot_q8_0_q8_0"
+"""What llama.cpp takes for one row in its place."""
+BYTES, FLOATS = 8, 0
+"""ggml's numbers of their types."""
 BLOCK = 32
 SHAPES = ((32, 4, 8), (576, 68, 24), (544, 212, 56), (1536, 20, 48), (8224, 4, 24))
 """Lengths, rows and columns: less than is taken at a time of each, and several times that with something left."""
@@ -19,6 +25,8 @@ EXTREMES = (0x00, 0x77, 0x88, 0xFF)
 """Two nibbles each that stand for the least or the greatest weight of one kind or the other."""
 COLUMNS = np.dtype([("scale", "<f2", 8), ("nibbles", "u1", 8 * BLOCK // 2)])
 ROWS = np.dtype([("scale", "<f2", 4), ("values", "i1", 4 * BLOCK)])
+BYTE_SHAPES = ((576, 1, 70), (32, 2, 3), (576, 4, 50), (1536, 7, 9), (64, 9, 1), (576, 16, 31))
+"""Lengths, rows and columns, in eight bits."""
 ONE_ROW = np.dtype([("scale", "<f2"), ("values", "i1", BLOCK)])
 """llama.cpp's layouts: a block of eight columns of weights, one of four rows of activations, and one of one."""
 
@@ -32,7 +40,7 @@ def difference(ours: Path, *theirs: Path) -> str:
         ctypes.CDLL(str(needed), ctypes.RTLD_GLOBAL)
     libraries = ctypes.CDLL(str(ours)), ctypes.CDLL(str(theirs[-1]))
     libraries[1].ggml_cpu_init()  # its table of float16, which one row's products look scales up in
-    return _of_products(libraries) or llama_attention_check.difference(*libraries)
+    return _of_products(libraries) or _of_bytes(libraries) or llama_attention_check.difference(*libraries)
 
 
 def _of_products(libraries: tuple[ctypes.CDLL, ctypes.CDLL]) -> str:
@@ -50,6 +58,49 @@ def _of_products(libraries: tuple[ctypes.CDLL, ctypes.CDLL]) -> str:
                     worst = np.abs(ours_has - theirs_has).max()
                     return f"{kernel} of {count} rows, {columns} columns and length {length} differs by up to {worst}"
     return ""
+
+
+def _of_bytes(libraries: tuple[ctypes.CDLL, ctypes.CDLL]) -> str:
+    """The same for eight-bit weights, by one thread and by three."""
+    random = np.random.default_rng(0)
+    if not hasattr(libraries[0], OF_BYTES):
+        return ""
+    for length, rows, columns in BYTE_SHAPES:
+        left, right = (np.stack([_one_row(random, length) for _ in range(count)]) for count in (columns, rows))
+        left["values"][0, 0], left["values"][-1, 0] = -128, 127
+        for threads in (1, 3):
+            ours_has, theirs_has = (_product_of_bytes(library, left, right, threads) for library in libraries)
+            if ours_has.tobytes() != theirs_has.tobytes():
+                worst = np.abs(ours_has - theirs_has).max()
+                return f"{OF_BYTES} of {rows} rows, {columns} columns and length {length} differs by up to {worst}"
+    return ""
+
+
+def _product_of_bytes(library: ctypes.CDLL, left: np.ndarray, right: np.ndarray, threads: int) -> np.ndarray:
+    """The library's product, float32 `[rows, columns]`, by llama.cpp's arguments."""
+    (columns, depth), rows = left.shape, len(right)
+    result = np.full((rows, columns), np.nan, np.float32)
+    pointer, size, kind = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+    call = ctypes.CFUNCTYPE(
+        ctypes.c_bool, pointer, size, size, size, pointer, size, pointer, size, pointer, size, kind, kind, kind
+    )((OF_BYTES, library))
+    for thread in range(threads):
+        parameters = (ctypes.c_int * 16)(thread, threads)  # ggml_compute_params, of which no more is read
+        where = (left.ctypes.data, depth, right.ctypes.data, depth, result.ctypes.data, columns)
+        if not call(ctypes.addressof(parameters), columns, rows, depth, *where, BYTES, BYTES, FLOATS):
+            return _one_by_one(library, left, right)
+    return result
+
+
+def _one_by_one(library: ctypes.CDLL, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """The same of a library that leaves one row to another function, which gives one number."""
+    result = np.full((len(right), len(left)), np.nan, np.float32)
+    pointer, size, count = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    dot = ctypes.CFUNCTYPE(None, count, pointer, size, pointer, size, pointer, size, count)((ONE_BY_ONE, library))
+    for (row, column), _ in np.ndenumerate(result):
+        to = result[row, column:]
+        dot(BLOCK * left.shape[1], to.ctypes.data, 0, left[column].ctypes.data, 0, right[row].ctypes.data, 0, 1)
+    return result
 
 
 def _weights(random: np.random.Generator, length: int, columns: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from dclocal.workers import Workers
 if TYPE_CHECKING:
     from dclocal.lanes import Lane, Lanes
 
-MOST_LANES = 4
+MOST_LANES = 8
 """More are no faster beside another worker, and the first line comes later."""
 LANES_BYTES = 128 << 20
 """What the memory of a worker's lanes may take."""

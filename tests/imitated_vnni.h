@@ -103,6 +103,10 @@ static inline lanes imitated_each_i(const int32_t *values) { EACH(made.i[k] = va
 static inline lanes imitated_and(lanes a, lanes b) { EACH(made.i[k] = a.i[k] & b.i[k]); }
 static inline lanes imitated_all_l(int64_t value) { EACH(made.l[k / 2] = value); }
 static inline lanes imitated_four(__m128i of) { EACH(made.i[k] = ((const int32_t *)&of)[k % 4]); }
+static inline lanes imitated_twice(__m256i of) { EACH(made.i[k] = ((const int32_t *)&of)[k % 8]); }
+static inline lanes imitated_twice_f(__m256 of) { EACH(made.f[k] = ((const float *)&of)[k % 8]); }
+static inline lanes imitated_put(lanes a, __m256i upper) { memcpy(a.i + 8, &upper, 32); return a; }
+static inline lanes imitated_xor(lanes a, lanes b) { EACH(made.i[k] = a.i[k] ^ b.i[k]); }
 static inline lanes imitated_pick(lanes a, lanes which, lanes b) {
     EACH(made.i[k] = (which.i[k] & 16 ? b : a).i[which.i[k] & 15]);
 }
@@ -152,6 +156,12 @@ static inline lanes imitated_shuffle(lanes table, lanes which) {
 #define _mm512_and_si512 imitated_and
 #define _mm512_broadcast_i32x4 imitated_four
 #define _mm512_permutex2var_epi32 imitated_pick
+#define _mm512_broadcast_i64x4 imitated_twice
+#define _mm512_castsi256_si512 imitated_twice
+#define _mm512_inserti64x4(a, b, upper) imitated_put(a, b)
+#define _mm512_castps256_ps512 imitated_twice_f
+#define _mm512_insertf32x8(a, b, upper) imitated_put(a, _mm256_castps_si256(b))
+#define _mm512_xor_si512 imitated_xor
 #define _mm512_srli_epi16 imitated_shift_s
 #define _mm512_shuffle_epi8 imitated_shuffle
 #define _mm512_cvtepi32_ps imitated_float

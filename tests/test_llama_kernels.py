@@ -15,7 +15,7 @@ from dclocal.bundle import Bundle
 from dclocal.compiled import SWITCH
 from dclocal.llama_attention_check import NAME as ATTENTION
 from dclocal.llama_kernels import KERNELS, ggml_libraries
-from dclocal.llama_kernels_check import NAMES, OF_ONE_ROW, difference
+from dclocal.llama_kernels_check import NAMES, OF_BYTES, OF_ONE_ROW, difference
 from dclocal.machine import cpu_flags
 from tests.kernel_sources import (
     VARIANTS,
@@ -83,6 +83,9 @@ def test_what_is_built_gives_llama_cpps_own_products(kernel_folder: Path) -> Non
         ("products.h", "-8}", "-7}", NAMES[1]),
         pytest.param("products_of_one.c", "half + 16,", "half + 8,", OF_ONE_ROW[NAMES[0]], marks=needs_vnni),
         pytest.param("products_of_one.c", "first ?", "0 ?", OF_ONE_ROW[NAMES[0]], marks=needs_vnni),
+        pytest.param("products_of_bytes.c", "-128 * (four", "-127 * (four", OF_BYTES, marks=needs_vnni),
+        pytest.param("products_of_bytes.c", "? SHARED - 1 : 0;", "? 0 : 0;", OF_BYTES, marks=needs_vnni),
+        pytest.param("products_of_bytes.c", "(first + r) * stride", "r * stride", OF_BYTES, marks=needs_vnni),
         ("products.c", "count, b == 0)", "count, 1)", NAMES[0]),
         ("attention.h", "1.0f / 6,", "1.0f / 5,", ATTENTION),
         ("attention_many.c", "if (sees == SOME)", "if (0)", ATTENTION),
@@ -95,6 +98,9 @@ def test_what_is_built_gives_llama_cpps_own_products(kernel_folder: Path) -> Non
         "other weight",
         "one row",
         "one long row",
+        "bytes",
+        "half of the columns",
+        "rows behind eight",
         "later blocks",
         "exponential",
         "mask",

@@ -8,35 +8,15 @@
  * float32.
  */
 
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include "attention.h"
+#include "theirs.h"
 
-#include <dlfcn.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define OURS ggml_compute_forward_flash_attn_ext
 #define NAME "ggml_compute_forward_flash_attn_ext"
 
 typedef void function(const parameters *, tensor *);
-
-/* llama.cpp's own function, of the library that called ours. */
-static function *theirs(void *caller) {
-    static function *found; /* looked for once; two threads that do so find the same */
-    Dl_info library;
-    if (!found && dladdr(caller, &library)) {
-        void *handle = dlopen(library.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
-        found = handle ? (function *)dlsym(handle, NAME) : NULL;
-    }
-    if (!found) {
-        fprintf(stderr, "dclocal: llama.cpp's own " NAME " is not to be found; DCLOCAL_KERNELS=0 does without ours\n");
-        abort();
-    }
-    return found;
-}
 
 /* Whether this is what the above is made for: float16 keys and values, a mask for all heads and nothing besides. */
 static int is_ours(const parameters *parameters, const tensor *result) {
@@ -56,7 +36,10 @@ PUBLIC int attention_declined;
 PUBLIC void OURS(const parameters *parameters, tensor *result) {
     if (!is_ours(parameters, result)) {
         attention_declined |= result->src[3] != NULL;
-        theirs(__builtin_return_address(0))(parameters, result);
+        static function *own;
+        if (!own) /* two threads that look for it find the same */
+            own = (function *)theirs(NAME, __builtin_return_address(0));
+        own(parameters, result);
         return;
     }
     const tensor *queries = result->src[0], *keys = result->src[1];

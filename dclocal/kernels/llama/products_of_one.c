@@ -37,6 +37,7 @@ INLINE void product(int length, float *to, const eight_columns *left, const one_
             const size_t next = count > 8 ? depth : 0; /* the other eight columns' */
             floats total = first ? LOAD_COLUMNS(to + c, count) : WIDE(setzero_ps)();
             for (int b = 0; b < blocks; b++) {
+                fetch_ahead(weights + b, depth);
                 integers sums[2] = {EIGHT(least[b]), EIGHT(least[b])};
                 for (int half = 0; half < 2; half++) {
                     int64_t low, high;
