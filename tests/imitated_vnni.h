@@ -151,7 +151,7 @@ static inline lanes imitated_shuffle(lanes table, lanes which) {
 #define _mm512_castps512_ps256(of) imitated_half(of, 0)
 #define _mm512_extractf32x8_ps imitated_half
 #define _mm512_setr_epi32(...) imitated_each_i((const int32_t[16]){__VA_ARGS__})
-#define _mm512_set1_epi8(value) imitated_all_i(0x01010101 * (value))
+#define _mm512_set1_epi8(value) imitated_all_i((int32_t)(0x01010101u * (uint8_t)(value)))
 #define _mm512_set1_epi64 imitated_all_l
 #define _mm512_and_si512 imitated_and
 #define _mm512_broadcast_i32x4 imitated_four

@@ -73,12 +73,15 @@ INLINE floats exponential(floats of) {
     return WHERE_GREATER(AS_FLOATS(result), of, WIDE(set1_ps)(-87));
 }
 
-/* KEYS rows of float16, from `key` on, to rows of `width` numbers. */
+/* KEYS rows of float16, from `key` on, to rows of `width` numbers; has as many that follow be fetched meanwhile. */
 INLINE void unpack(const tensor *from, part part, int key, int width, float *to) {
     const char *rows = from->data + key * from->nb[1] + part.head * from->nb[2] + part.sequence * from->nb[3];
-    for (int k = 0; k < KEYS; k++)
+    for (int k = 0; k < KEYS; k++) {
+        for (int i = 0; i < width; i += 32)
+            _mm_prefetch(rows + (k + KEYS) * from->nb[1] + 2 * i, _MM_HINT_T0);
         for (int i = 0; i < width; i += LANES)
             WIDE(storeu_ps)(to + k * width + i, LOAD_HALVES(rows + k * from->nb[1] + 2 * i));
+    }
 }
 
 enum { NONE, SOME, ALL };

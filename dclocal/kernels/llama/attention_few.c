@@ -2,20 +2,39 @@
 
 #include "attention.h"
 
+/* Either half of a vector. */
+#ifdef WIDE_512
+#define LOWER(of) _mm512_castps512_ps256(of)
+#define UPPER(of) _mm512_extractf32x8_ps(of, 1)
+#define HALVES(how, of) how(LOWER(of), UPPER(of))
+#else
+#define HALVES(how, of) (of)
+#endif
+
 /* The sums of eight vectors. */
 INLINE __m256 sum_each(const floats of[8]) {
     __m256 halves[8];
     for (int i = 0; i < 8; i++)
-#ifdef WIDE_512
-        halves[i] = _mm256_add_ps(_mm512_castps512_ps256(of[i]), _mm512_extractf32x8_ps(of[i], 1));
-#else
-        halves[i] = of[i];
-#endif
+        halves[i] = HALVES(_mm256_add_ps, of[i]);
     for (int count = 8; count > 2; count /= 2)
         for (int i = 0; i < count; i += 2)
             halves[i / 2] = _mm256_hadd_ps(halves[i], halves[i + 1]);
     return _mm256_add_ps(_mm256_permute2f128_ps(halves[0], halves[1], 0x20),
                          _mm256_permute2f128_ps(halves[0], halves[1], 0x31));
+}
+
+INLINE float greatest_of(floats of) {
+    const __m256 eight = HALVES(_mm256_max_ps, of);
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
+}
+
+INLINE float sum_of(floats of) {
+    const __m256 eight = HALVES(_mm256_add_ps, of);
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
 }
 
 /* All of a part's places, FEW at most. */
@@ -37,7 +56,7 @@ void attend_few(const work *work, part part) {
         unpack(work->keys, part, key, work->width, keys);
         unpack(work->values, part, key, work->width, values);
         for (int p = 0; p < work->places; p++) {
-            float highest = greatest[p], added = 0;
+            floats most = WIDE(set1_ps)(greatest[p]), added = WIDE(setzero_ps)();
             for (int k = 0; k < KEYS; k += 8) {
                 floats products[8];
                 for (int i = 0; i < 8; i++)
@@ -51,18 +70,19 @@ void attend_few(const work *work, part part) {
                 const __m128i *mask = (const __m128i *)mask_at(work, part, p, key + k);
                 _mm256_storeu_ps(&scores[k], _mm256_add_ps(sum_each(products), _mm256_cvtph_ps(_mm_loadu_si128(mask))));
             }
-            for (int k = 0; k < KEYS; k++)
-                highest = scores[k] > highest ? scores[k] : highest;
+            for (int k = 0; k < KEYS; k += LANES)
+                most = WIDE(max_ps)(most, WIDE(loadu_ps)(&scores[k]));
+            const float highest = greatest_of(most);
             float all[LANES];
             WIDE(storeu_ps)(all, exponential(WIDE(set1_ps)(greatest[p] - highest)));
             const float factor = all[0];
             for (int k = 0; k < KEYS; k += LANES) {
-                const floats these = WIDE(sub_ps)(WIDE(loadu_ps)(&scores[k]), WIDE(set1_ps)(highest));
-                WIDE(storeu_ps)(&scores[k], exponential(these));
+                const floats less = WIDE(sub_ps)(WIDE(loadu_ps)(&scores[k]), WIDE(set1_ps)(highest));
+                const floats these = exponential(less);
+                WIDE(storeu_ps)(&scores[k], these);
+                added = WIDE(add_ps)(added, these);
             }
-            for (int k = 0; k < KEYS; k++)
-                added += scores[k];
-            greatest[p] = highest, total[p] = total[p] * factor + added;
+            greatest[p] = highest, total[p] = total[p] * factor + sum_of(added);
             for (int v = 0; v < vectors; v++) {
                 floats sum = WIDE(mul_ps)(sums[p][v], WIDE(set1_ps)(factor)), other = WIDE(setzero_ps)();
                 for (int k = 0; k < KEYS; k += 2) {
