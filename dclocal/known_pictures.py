@@ -32,7 +32,7 @@ FOLDER = "pictures"
 LIMIT = "DCLOCAL_PICTURE_CACHE_MB"
 DEFAULT_LIMIT_MB = 256
 DIGEST_BYTES = 16
-EMBEDS, STATE, FILE = ".embeds", ".state", ".file"
+EMBEDS, STATE, FILE, NEWEST = ".embeds", ".state", ".file", ".newest"
 DECODING = 1
 """Raise it when files are decoded to other pictures than before."""
 MAX_STATE_CELLS = 768
@@ -49,6 +49,7 @@ class KnownPictures:
         manifest = hashlib.sha256((bundle.path / MANIFEST).read_bytes())
         self._model = hashlib.sha256(f"{manifest.hexdigest()} {build()}".encode()).digest()
         self._vision, self._folder, self._limit = bundle.manifest.vision, folder, limit_bytes
+        self._expected: dict[Path, bytes] = {}
 
     def knows(self, key: str) -> bool:
         """Whether there is an entry for a picture's embeddings, which may still turn out to be damaged."""
@@ -76,13 +77,31 @@ class KnownPictures:
         """Keep a picture's embeddings."""
         self._write(self._named(EMBEDS, key), embeds.astype("float32", copy=False).tobytes())
 
+    def expect(self, key: str) -> None:
+        """Read what `state` will most likely be asked for, where a picture comes first: the newest that began with it.
+
+        Which one it is, its tokens tell, and for those the vocabulary has to be there; this is for the time until then.
+        """
+        name = self._read(self._named(NEWEST, key))
+        path = self._folder / (name or b"").decode(errors="replace")
+        if path.suffix == STATE and path.parent == self._folder and (content := self._read(path)) is not None:
+            self._expected = {path: content}
+
     def state(self, cells: Sequence[Cell], adapters: Mapping[str, float]) -> bytes | None:
         """llama.cpp's state of these cells, evaluated with these adapters; None where it is not known."""
-        return self._read(self._named(STATE, repr((list(cells), sorted(adapters.items())))))
+        path = self._of_cells(cells, adapters)
+        expected = self._expected.pop(path, None)
+        return self._read(path) if expected is None else expected
 
     def keep_state(self, cells: Sequence[Cell], adapters: Mapping[str, float], data: bytes) -> None:
         """Keep the state of these cells."""
-        self._write(self._named(STATE, repr((list(cells), sorted(adapters.items())))), data)
+        path = self._of_cells(cells, adapters)
+        self._write(path, data)
+        for key in [cell[0] for cell in cells if isinstance(cell, tuple)][:1]:
+            self._write(self._named(NEWEST, key), path.name.encode())
+
+    def _of_cells(self, cells: Sequence[Cell], adapters: Mapping[str, float]) -> Path:
+        return self._named(STATE, repr((list(cells), sorted(adapters.items()))))
 
     def _of_file(self, data: bytes) -> Path:
         return self._named(FILE, f"{DECODING} {__version__} {hashlib.sha256(data).hexdigest()}")

@@ -106,6 +106,8 @@ def open_session(
     vision = vision or LateVision(bundle, threads)
     if keys is None or not all(known and known.knows(key) for key in keys):
         vision.load()
+    elif known and keys:
+        known.expect(keys[0])
     try:
         opened = llm.result() if llm else open_llm(bundle, _scales(bundle, lora), threads)
     finally:

@@ -15,7 +15,7 @@ from dclocal.bundle import MANIFEST
 from dclocal.chat import Answered, ChatSession, PromptReady
 from dclocal.errors import UserError
 from dclocal.fake import FakeVision, fake_bundle
-from dclocal.known_pictures import LIMIT, KnownPictures, PictureMemory, known_pictures, start_of
+from dclocal.known_pictures import LIMIT, NEWEST, KnownPictures, PictureMemory, known_pictures, start_of
 from dclocal.llm import LLM
 from dclocal.prompt import Embeds, Tokens
 
@@ -55,6 +55,28 @@ def test_what_is_kept_is_found_again_by_its_content(known: KnownPictures, tmp_pa
     assert again.state(CELLS[:-1], {}) is None and again.state(CELLS, {"style": 0.5}) is None
 
 
+def test_the_newest_state_that_began_with_a_picture_is_read_before_its_tokens_are_known(
+    known: KnownPictures, tmp_path: Path
+) -> None:
+    picture = next(cell[0] for cell in CELLS if isinstance(cell, tuple))
+    known.keep_state(CELLS[1:], {}, b"older")
+    known.keep_state(CELLS, {}, b"newest")
+    again = opened(tmp_path)
+    again.expect(picture)
+    for file in tmp_path.rglob("*.state"):
+        file.unlink()
+    assert again.state(CELLS[1:], {}) is None and again.state(CELLS, {}) == b"newest"
+    assert again.state(CELLS, {}) is None, "it is given once: what llama.cpp refuses is not asked for again"
+    again.expect("another")
+
+
+def test_what_is_no_state_is_not_read_ahead(known: KnownPictures, tmp_path: Path) -> None:
+    for name in (b"../known.state", b"", b"picture.embeds", b"/etc/passwd", b"\xff.state"):
+        known._write(known._named(NEWEST, "cat"), name)
+        known.expect("cat")
+        assert not known._expected
+
+
 def test_another_bundle_knows_nothing_of_it(known: KnownPictures, tmp_path: Path) -> None:
     known.keep_state(CELLS, {}, b"state")
     assert opened(tmp_path, manifest='{"other": 1}').state(CELLS, {}) is None
@@ -63,9 +85,10 @@ def test_another_bundle_knows_nothing_of_it(known: KnownPictures, tmp_path: Path
 @pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:-1] + b"x", lambda data: b""])
 def test_what_is_damaged_is_not_known_and_goes(known: KnownPictures, tmp_path: Path, damage: object) -> None:
     known.keep_state(CELLS, {}, b"some state")
-    (file,) = files(tmp_path)
+    (file,) = tmp_path.rglob("*.state")
     file.write_bytes(damage(file.read_bytes()))  # type: ignore[operator]
-    assert known.state(CELLS, {}) is None and files(tmp_path) == []
+    known.expect("cat")
+    assert known.state(CELLS, {}) is None and not file.exists()
 
 
 def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
