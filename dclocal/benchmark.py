@@ -41,7 +41,8 @@ DECODED = 64
 ROOM = 256
 """Positions beside the longest prefill in the context that is measured."""
 DECODE = "decode"
-NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
+NO_BYTECODE, PYCACHE = "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"
+"""Where Python is told to keep no bytecode, the first run keeps it elsewhere: an installed package has its own."""
 Clock = Callable[[], float]
 
 
@@ -142,8 +143,9 @@ def measure_processes(bundle: Bundle, runs: int, progress: Progress) -> list[Mea
     with tempfile.TemporaryDirectory() as folder:
         picture = str(write_picture(Path(folder) / "picture.jpg"))
         chat = ["chat", picture, "-p", PROMPT, "--max-tokens", "10", "--bundle", str(bundle.path)]
-        forgetful, mindful = ({"DCLOCAL_HOME": folder, LIMIT: limit} for limit in ("0", "256"))
-        helps = repeated(partial(_until_said, ["--help"], {}), runs)
+        compiled = {PYCACHE: folder, NO_BYTECODE: ""} if os.environ.get(NO_BYTECODE) else {}
+        forgetful, mindful = ({"DCLOCAL_HOME": folder, LIMIT: limit, **compiled} for limit in ("0", "256"))
+        helps = repeated(partial(_until_said, ["--help"], compiled), runs)
         starts = [(_until_said(chat, forgetful), _until_said(chat, mindful)) for _ in range(runs + 1)][1:]
     progress("measuring whole processes", 1, 1)
     return [
@@ -159,7 +161,6 @@ def _until_said(arguments: Sequence[str], environment: Mapping[str, str]) -> flo
     """Milliseconds from starting a process of ours to the first byte that it prints."""
     command = [sys.executable, *_program(), *arguments]
     variables = {**os.environ, **environment}
-    variables.pop(NO_BYTECODE, None)  # the first run compiles what an installed package has compiled
     started = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=variables) as process:
         assert process.stdout is not None

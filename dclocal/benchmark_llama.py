@@ -32,6 +32,11 @@ class BareLlama:
     def __init__(self, path: Path, n_ctx: int, threads: int):
         self._context = None
         self._model = load_model(path)
+        try:
+            n_vocab = llama.llama_vocab_n_tokens(self._model.vocab)
+        except BaseException:
+            self.close()
+            raise
         params = llama.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, BATCH, MICRO_BATCH
         params.n_threads = params.n_threads_batch = threads
@@ -41,7 +46,6 @@ class BareLlama:
             self.close()
             raise BundleError(f"{path}: no context of {n_ctx} tokens could be made", "free memory and try again")
         self._memory = llama.llama_get_memory(self._context)
-        n_vocab = llama.llama_vocab_n_tokens(self._model.vocab)
         self._ids = np.random.default_rng(0).integers(0, n_vocab, n_ctx, dtype=np.int32)
 
     def prefill(self, tokens: int) -> None:

@@ -10,6 +10,7 @@ import ctypes
 import os
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -131,7 +132,8 @@ def build_aside() -> None:
     import subprocess
 
     null = subprocess.DEVNULL  # and a session of its own: it outlives a short question, and its Ctrl-C
-    subprocess.Popen(child_command(__name__), stdin=null, stdout=null, stderr=null, start_new_session=True)
+    with suppress(OSError):  # of a system that has no room for another process
+        subprocess.Popen(child_command(__name__), stdin=null, stdout=null, stderr=null, start_new_session=True)
 
 
 def main() -> None:

@@ -91,14 +91,16 @@ class KnownPictures:
         """llama.cpp's state of these cells, evaluated with these adapters; None where it is not known."""
         path = self._of_cells(cells, adapters)
         expected = self._expected.pop(path, None)
+        self._expected.clear()  # another one is not asked for any more
         return self._read(path) if expected is None else expected
 
     def keep_state(self, cells: Sequence[Cell], adapters: Mapping[str, float], data: bytes) -> None:
         """Keep the state of these cells."""
         path = self._of_cells(cells, adapters)
         self._write(path, data)
-        for key in [cell[0] for cell in cells if isinstance(cell, tuple)][:1]:
-            self._write(self._named(NEWEST, key), path.name.encode())
+        first = next((cell[0] for cell in cells if isinstance(cell, tuple)), None)
+        if first is not None:
+            self._write(self._named(NEWEST, first), path.name.encode())
 
     def _of_cells(self, cells: Sequence[Cell], adapters: Mapping[str, float]) -> Path:
         return self._named(STATE, repr((list(cells), sorted(adapters.items()))))
@@ -114,7 +116,7 @@ class KnownPictures:
             with path.open("rb") as stream:
                 digest, content = stream.read(DIGEST_BYTES), stream.read()
             os.utime(path)
-        except OSError:
+        except (OSError, ValueError):  # the latter: a NUL character
             return None
         if _digest(content) == digest:
             return content

@@ -21,7 +21,7 @@ from dclocal import llama_kernels
 
 PACKAGE, FUNCTIONS = "llama_cpp", "llama_cpp.llama_cpp"
 EXTENSIONS = "typing_extensions"
-SPINNING, TURNS = "GOMP_SPINCOUNT", "5000"
+SPINNING, WAITING, TURNS = "GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "5000"
 """How often OpenMP's threads look for one another before they sleep, where the user does not say.
 
 Its own is 300,000, 4 to 17 ms.  Two threads that begin on one core keep it from each other for so long at every
@@ -36,15 +36,16 @@ def _functions() -> ModuleType:
         return importlib.import_module(FUNCTIONS)
     llama_kernels.load()
     sys.modules[PACKAGE] = module_from_spec(spec)  # its place, so that modules in it are found, and nothing run
-    said = SPINNING in os.environ
-    os.environ.setdefault(SPINNING, TURNS)  # read once, as OpenMP's library is loaded
+    said = SPINNING in os.environ or WAITING in os.environ
+    if not said:
+        os.environ[SPINNING] = TURNS  # read once, as OpenMP's library is loaded
     try:
         with _typing_as(EXTENSIONS):
             return importlib.import_module(FUNCTIONS)
     finally:
         del sys.modules[PACKAGE]
         if not said:
-            del os.environ[SPINNING]
+            os.environ.pop(SPINNING, None)
 
 
 @contextmanager
@@ -57,7 +58,7 @@ def _typing_as(name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        del sys.modules[name]
+        sys.modules.pop(name, None)
 
 
 llama: Any = _functions()

@@ -44,14 +44,14 @@ SHAPES = (
 """Less than is taken at a time of each, and several times that with something left; one query and many."""
 
 
-class _Memory(ctypes.Structure):
+class Memory(ctypes.Structure):
     """ggml_init_params."""
 
     _fields_ = (("size", SIZE), ("buffer", POINTER), ("without_data", ctypes.c_bool))
 
 
 class _Tensor(ctypes.Structure):
-    """ggml_tensor, as `kernels/attention.h` has it."""
+    """ggml_tensor, as `kernels/llama/ggml.h` has it."""
 
     _fields_ = (
         ("type", INTEGER),
@@ -68,7 +68,7 @@ class _Tensor(ctypes.Structure):
     )
 
 
-class _Parameters(ctypes.Structure):
+class Parameters(ctypes.Structure):
     """ggml_compute_params."""
 
     _fields_ = (
@@ -107,14 +107,14 @@ def difference(ours: ctypes.CDLL, theirs: ctypes.CDLL) -> str:
                 return f"{NAME} of {shape} means something else than ours: {worst} apart"
             work.result[:] = np.nan
             for thread in range(2):
-                parameters = _Parameters(thread, 2, 0, None, None, False)
-                _function(ours, NAME, None, POINTER, POINTER)(ctypes.addressof(parameters), work.tensor)
+                parameters = Parameters(thread, 2, 0, None, None, False)
+                function(ours, NAME, None, POINTER, POINTER)(ctypes.addressof(parameters), work.tensor)
             if not (worst := work.worst()) <= OURS_NEAR:
                 return f"{NAME} of {shape} differs by up to {worst}"
     return ""
 
 
-def _function(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
+def function(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
     return ctypes.CFUNCTYPE(result, *arguments)((name, library))
 
 
@@ -123,12 +123,12 @@ def computation(
     ggml: ctypes.CDLL, random: np.random.Generator, shape: Shape, *, masked: bool = True, cap: float = 0
 ) -> Iterator[Computation]:
     """An attention of random numbers, for as long as it takes; with a `cap`, scores come no further from 0."""
-    memory = _function(ggml, "ggml_init", POINTER, _Memory)(_Memory(MEMORY, None, False))
-    new = _function(ggml, "ggml_new_tensor_4d", POINTER, POINTER, INTEGER, *[LONG] * 4)
-    permute = _function(ggml, "ggml_permute", POINTER, POINTER, POINTER, *[INTEGER] * 4)
-    attention = _function(ggml, "ggml_flash_attn_ext", POINTER, *[POINTER] * 5, *[FLOAT] * 3)
-    address = _function(ggml, "ggml_get_data", POINTER, POINTER)
-    compute = _function(ggml, "ggml_graph_compute_with_ctx", INTEGER, POINTER, POINTER, INTEGER)
+    memory = function(ggml, "ggml_init", POINTER, Memory)(Memory(MEMORY, None, False))
+    new = function(ggml, "ggml_new_tensor_4d", POINTER, POINTER, INTEGER, *[LONG] * 4)
+    permute = function(ggml, "ggml_permute", POINTER, POINTER, POINTER, *[INTEGER] * 4)
+    attention = function(ggml, "ggml_flash_attn_ext", POINTER, *[POINTER] * 5, *[FLOAT] * 3)
+    address = function(ggml, "ggml_get_data", POINTER, POINTER)
+    compute = function(ggml, "ggml_graph_compute_with_ctx", INTEGER, POINTER, POINTER, INTEGER)
 
     def tensor(values: np.ndarray) -> int:
         made: int = new(memory, FLOAT16 if values.dtype == np.float16 else FLOAT32, *reversed(values.shape))
@@ -141,13 +141,13 @@ def computation(
         turned = [permute(memory, tensor(these), 0, 2, 1, 3) for these in (queries, keys, values)]
         scale = shape.width**-0.5
         result = attention(memory, *turned, tensor(mask[:, None]) if masked else None, scale, 0, cap)
-        graph = _function(ggml, "ggml_new_graph", POINTER, POINTER)(memory)
-        _function(ggml, "ggml_build_forward_expand", None, POINTER, POINTER)(graph, result)
+        graph = function(ggml, "ggml_new_graph", POINTER, POINTER)(memory)
+        function(ggml, "ggml_build_forward_expand", None, POINTER, POINTER)(graph, result)
         numbers = np.ctypeslib.as_array(ctypes.cast(address(result), ctypes.POINTER(FLOAT)), queries.shape)
         expected = _attention(queries, keys, values, mask, scale, cap)
         yield Computation(result, numbers, expected, lambda: compute(memory, graph, 2))
     finally:
-        _function(ggml, "ggml_free", None, POINTER)(memory)
+        function(ggml, "ggml_free", None, POINTER)(memory)
 
 
 def _values(random: np.random.Generator, shape: Shape) -> tuple[np.ndarray, ...]:

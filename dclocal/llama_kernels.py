@@ -1,4 +1,4 @@
-"""llama.cpp's products with four-bit weights and its attention, by functions of ours; what they do: `kernels/llama`.
+"""llama.cpp's products, attention and norms, by functions of ours; what they do: `kernels/llama`.
 
 A library that is loaded before llama.cpp's, for all to see, has the dynamic linker take its functions where llama.cpp's
 have the same names.  They are compared first: `llama_kernels_check.py`.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dclocal import llama_attention_check
+from dclocal import llama_attention_check, llama_norms_check
 
 NAMES = ("ggml_gemm_iq4_nl_8x8_q8_0", "ggml_gemm_q4_0_8x8_q8_0")
 OF_ONE_ROW = {name: name.replace("gemm", "gemv") for name in NAMES}
@@ -21,12 +21,12 @@ BYTES, FLOATS = 8, 0
 BLOCK = 32
 SHAPES = ((32, 4, 8), (576, 68, 24), (544, 212, 56), (1536, 20, 48), (8224, 4, 24))
 """Lengths, rows and columns: less than is taken at a time of each, and several times that with something left."""
+BYTE_SHAPES = ((576, 1, 70), (32, 2, 3), (576, 4, 50), (1536, 7, 9), (64, 9, 1), (576, 16, 31))
+"""Lengths, rows and columns, in eight bits."""
 EXTREMES = (0x00, 0x77, 0x88, 0xFF)
 """Two nibbles each that stand for the least or the greatest weight of one kind or the other."""
 COLUMNS = np.dtype([("scale", "<f2", 8), ("nibbles", "u1", 8 * BLOCK // 2)])
 ROWS = np.dtype([("scale", "<f2", 4), ("values", "i1", 4 * BLOCK)])
-BYTE_SHAPES = ((576, 1, 70), (32, 2, 3), (576, 4, 50), (1536, 7, 9), (64, 9, 1), (576, 16, 31))
-"""Lengths, rows and columns, in eight bits."""
 ONE_ROW = np.dtype([("scale", "<f2"), ("values", "i1", BLOCK)])
 """llama.cpp's layouts: a block of eight columns of weights, one of four rows of activations, and one of one."""
 
@@ -40,10 +40,11 @@ def difference(ours: Path, *theirs: Path) -> str:
         ctypes.CDLL(str(needed), ctypes.RTLD_GLOBAL)
     libraries = ctypes.CDLL(str(ours)), ctypes.CDLL(str(theirs[-1]))
     libraries[1].ggml_cpu_init()  # its table of float16, which one row's products look scales up in
-    return _of_products(libraries) or _of_bytes(libraries) or llama_attention_check.difference(*libraries)
+    checks = (_of_products, _of_bytes, llama_norms_check.difference, llama_attention_check.difference)
+    return next(filter(None, (check(*libraries) for check in checks)), "")
 
 
-def _of_products(libraries: tuple[ctypes.CDLL, ctypes.CDLL]) -> str:
+def _of_products(*libraries: ctypes.CDLL) -> str:
     """The same for products alone.  Weights, activations and scales are random, with the extremes of each."""
     random = np.random.default_rng(0)
     for name in NAMES:
@@ -60,7 +61,7 @@ def _of_products(libraries: tuple[ctypes.CDLL, ctypes.CDLL]) -> str:
     return ""
 
 
-def _of_bytes(libraries: tuple[ctypes.CDLL, ctypes.CDLL]) -> str:
+def _of_bytes(*libraries: ctypes.CDLL) -> str:
     """The same for eight-bit weights, by one thread and by three."""
     random = np.random.default_rng(0)
     if not hasattr(libraries[0], OF_BYTES):
@@ -79,17 +80,20 @@ def _of_bytes(libraries: tuple[ctypes.CDLL, ctypes.CDLL]) -> str:
 def _product_of_bytes(library: ctypes.CDLL, left: np.ndarray, right: np.ndarray, threads: int) -> np.ndarray:
     """The library's product, float32 `[rows, columns]`, by llama.cpp's arguments."""
     (columns, depth), rows = left.shape, len(right)
-    result = np.full((rows, columns), np.nan, np.float32)
+    result = np.full((rows, columns + 5), np.nan, np.float32)  # rows need not follow one another
     pointer, size, kind = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+    apart = np.zeros((columns, depth + 3), ONE_ROW)
+    apart[:, :depth] = left
     call = ctypes.CFUNCTYPE(
         ctypes.c_bool, pointer, size, size, size, pointer, size, pointer, size, pointer, size, kind, kind, kind
     )((OF_BYTES, library))
     for thread in range(threads):
         parameters = (ctypes.c_int * 16)(thread, threads)  # ggml_compute_params, of which no more is read
-        where = (left.ctypes.data, depth, right.ctypes.data, depth, result.ctypes.data, columns)
+        where = (apart.ctypes.data, depth + 3, right.ctypes.data, depth, result.ctypes.data, columns + 5)
         if not call(ctypes.addressof(parameters), columns, rows, depth, *where, BYTES, BYTES, FLOATS):
             return _one_by_one(library, left, right)
-    return result
+    assert np.isnan(result[:, columns:]).all(), "nothing is written beside it"
+    return result[:, :columns]
 
 
 def _one_by_one(library: ctypes.CDLL, left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -50,7 +50,7 @@ class _Receiver:
 
     @contextmanager
     def deaf(self) -> Iterator[None]:
-        """Nothing is received meanwhile, of any thread."""
+        """Nothing is received meanwhile, of any thread: another's call that fails has no reason to tell then."""
         self._count(1)
         try:
             yield

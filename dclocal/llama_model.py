@@ -40,15 +40,20 @@ class Model:
             return _vocab(self.pointer)
         words = self._words.result()
         if not words or _size(words) != _size(self.pointer):
-            words = self._whole = _load_whole(self._path)  # which says what is wrong
+            words = self._whole = _load_whole(self._path)  # which says what is wrong, as a rule
+            if _size(words) != _size(self.pointer):
+                raise BundleError(f"{self._path} has words for other weights than its own", "export it anew")
         return _vocab(words)
 
     def close(self) -> None:
-        """Give the memory back."""
-        for each in (self.pointer, self._words and self._words.result(), self._whole):
-            if each:
-                llama.llama_model_free(each)
+        """Give the memory back, once all of it is there."""
+        weights, words, whole = self.pointer, self._words, self._whole
         self.pointer = self._words = self._whole = None
+        self.__dict__.pop("vocab", None)
+        try:
+            _free(weights, whole)
+        finally:
+            _free(words and words.result())
 
 
 def load_model(path: Path) -> Model:
@@ -60,13 +65,12 @@ def load_model(path: Path) -> Model:
     llama.llama_backend_init()
     if not path.is_file():
         raise BundleError(f"there is no language model {path}", "remove the bundle and pull it again")
+    takes_amx()  # asked by one thread
     loading, words = Begun(unheard, _load_weights, path), Begun(unheard, _load_words, path)
     weights = loading.result()
     if weights and _size(weights):
         return Model(path, weights, words)
-    for each in (weights, words.result()):
-        if each:
-            llama.llama_model_free(each)
+    _free(weights, words.result())
     return Model(path, _load_whole(path))
 
 
@@ -96,6 +100,12 @@ def _load_whole(path: Path) -> Any:
         why = errors[0] if errors else "llama.cpp gave no reason"
         raise BundleError(f"{path} cannot be loaded: {why}", "remove the bundle and pull it again")
     return whole
+
+
+def _free(*models: Any) -> None:
+    for model in models:
+        if model:
+            llama.llama_model_free(model)
 
 
 def _vocab(model: Any) -> Any:

@@ -52,8 +52,8 @@ class LLM(Speaker):
         self.model = model or load_model(path)
         try:
             self._context = self._open_context(path, n_ctx, self.threads, not settled or flash_suits_few())
+            self._tokens = TokenEmbeddings(path, self.model.pointer)
             super().__init__(self.model)  # which waits for the vocabulary
-            self._tokens = TokenEmbeddings(path, self.model.pointer, self.n_embd)
         except BaseException:
             self.close()
             raise

@@ -17,7 +17,8 @@ def home() -> Path:
     if given := os.environ.get("DCLOCAL_HOME"):
         return Path(os.path.expanduser(given))  # which leaves ~name alone where there is no such user
     if sys.platform == "linux":  # as platformdirs has it, whose import takes as long as a command line's
-        return Path(os.environ.get("XDG_CACHE_HOME", "").strip() or os.path.expanduser("~/.cache")) / "dclocal"
+        cache = os.environ.get("XDG_CACHE_HOME", "")
+        return Path(cache if os.path.isabs(cache) else os.path.expanduser("~/.cache")) / "dclocal"
     from platformdirs import user_cache_path
 
     return user_cache_path("dclocal")

@@ -24,14 +24,14 @@ PLAIN = {"f32": "float32", "f16": "float16"}
 
 
 class TokenEmbeddings:
-    """The rows of a model that llama.cpp has loaded from a GGUF file; `n_embd` is their width.
+    """The rows of a model that llama.cpp has loaded from a GGUF file.
 
     The file is opened at once, so that it stays the one that was loaded, and its table found when the first row is
     asked for (11 ms).
     """
 
-    def __init__(self, path: Path, model: Any, n_embd: int):
-        self._file, self._n_embd = path.open("rb"), n_embd
+    def __init__(self, path: Path, model: Any):
+        self._file, self._n_embd = path.open("rb"), llama.llama_model_n_embd(model)
         self._usable = architecture(model) in ARCHITECTURES
 
     def rows(self, ids: Sequence[int]) -> np.ndarray | None:

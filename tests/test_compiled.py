@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(KERNELS.kept() is None, reason="they are for Lin
 def test_a_compilers_complaint_is_the_reason(
     kernel_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    change_source(monkeypatch, tmp_path, "wide.h", "#endif\n\n#endif", "#endif")
+    change_source(monkeypatch, tmp_path, "wide.h", "#endif\n\n/* In", "/* In")
     assert_refused(KERNELS, kernel_folder, "wide.h")
 
 

@@ -16,11 +16,13 @@ from dclocal.compiled import SWITCH
 from dclocal.llama_attention_check import NAME as ATTENTION
 from dclocal.llama_kernels import KERNELS, ggml_libraries
 from dclocal.llama_kernels_check import NAMES, OF_BYTES, OF_ONE_ROW, difference
+from dclocal.llama_norms_check import NAME as NORM
 from dclocal.machine import cpu_flags
 from tests.kernel_sources import (
     VARIANTS,
     assert_refused,
     change_source,
+    compile_for,
     compile_variant,
     needs_compiler,
 )
@@ -41,7 +43,8 @@ for options, of_a_language_model in (dict(masked=False), False), (dict(), False)
             assert work.worst() < THEIRS_NEAR
     assert llama_kernels.attention_declined() is of_a_language_model and flash_suits_few() is not of_a_language_model
 """
-needs_vnni = pytest.mark.skipif(not {"avx512_vnni", "avx_vnni"} & cpu_flags(), reason="the processor has no VNNI")
+VNNI = {"avx512_vnni", "avx_vnni"}
+needs_vnni = pytest.mark.skipif(not VNNI & cpu_flags(), reason="the processor has no VNNI")
 LOGITS = """
 import sys
 from pathlib import Path
@@ -87,6 +90,8 @@ def test_what_is_built_gives_llama_cpps_own_products(kernel_folder: Path) -> Non
         pytest.param("products_of_bytes.c", "? SHARED - 1 : 0;", "? 0 : 0;", OF_BYTES, marks=needs_vnni),
         pytest.param("products_of_bytes.c", "(first + r) * stride", "r * stride", OF_BYTES, marks=needs_vnni),
         ("products.c", "count, b == 0)", "count, 1)", NAMES[0]),
+        ("norms.c", "each[2] + each[3]", "each[2]", NORM),
+        ("norms.c", "result->src[0] == norm", "0", NORM),
         ("attention.h", "1.0f / 6,", "1.0f / 5,", ATTENTION),
         ("attention_many.c", "if (sees == SOME)", "if (0)", ATTENTION),
         ("attention_many.c", "place : places - 1", "place : 0", ATTENTION),
@@ -102,6 +107,8 @@ def test_what_is_built_gives_llama_cpps_own_products(kernel_folder: Path) -> Non
         "half of the columns",
         "rows behind eight",
         "later blocks",
+        "norm",
+        "weights of a norm",
         "exponential",
         "mask",
         "last place",
@@ -132,6 +139,15 @@ def test_attention_that_ours_is_not_made_for_is_llama_cpps_own() -> None:
     subprocess.run([sys.executable, "-c", DECLINED], check=True)
 
 
+@needs_compiler
+@pytest.mark.skipif("avx_vnni" not in cpu_flags(), reason="the processor has no VNNI of 256 bits")
+def test_vnni_of_256_bits_does_the_same(tmp_path: Path) -> None:
+    """With its own instructions, as far as this processor has those of others."""
+    made = tmp_path / f"{KERNELS.name} of 256 bits.so"
+    compile_for(KERNELS, "alderlake", made)
+    assert difference(made, *ggml_libraries()) == ""
+
+
 @pytest.mark.bundle
 @needs_compiler
 def test_llama_cpp_takes_them_unless_told_not_to_and_answers_the_same(bundle: Bundle) -> None:
@@ -139,10 +155,11 @@ def test_llama_cpp_takes_them_unless_told_not_to_and_answers_the_same(bundle: Bu
     plain attention, which is llama.cpp's, logits are the same to the bit.  With ours what is left between them is what
     activations in eight bits make of its rounding; as much is between llama.cpp's two kinds (0.998)."""
     assert KERNELS.build() == ""
+    taken = {NAMES[0], ATTENTION, NORM} | ({OF_BYTES} if VNNI & cpu_flags() else set())
     bound = r"libggml-cpu\S* \[0\] to \S*llama_kernels-\w+\.so \[0\]: normal symbol `(\w+)'"
     for rows in (160, 23):
         ours, told = _logits(bundle, rows, LD_DEBUG="bindings")
         theirs, not_told = _logits(bundle, rows, LD_DEBUG="bindings", **{SWITCH: "0"})
-        assert {NAMES[0], ATTENTION} <= set(re.findall(bound, told)) and not re.search(bound, not_told)
+        assert taken <= set(re.findall(bound, told)) and not re.search(bound, not_told)
         assert ours[0].tobytes() == theirs[0].tobytes() and np.isfinite(ours).all()
         assert np.corrcoef(ours[1], theirs[1])[0, 1] > 0.995

@@ -67,7 +67,18 @@ def test_lines_reach_nobody_until_the_last_of_two_threads_is_done(receiving: lis
     assert receiving[-1] and receiving.count(True) == 1
 
 
-def test_lines_are_told_where_somebody_listens(receiving: list[bool], caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger().name):
+def test_lines_are_told_where_somebody_listens(receiving: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever another test's library did to loggers."""
+    heard: list[str] = []
+    listener = logging.Handler()
+    listener.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
+    monkeypatch.setattr(logger(), "disabled", False)
+    monkeypatch.setattr(logging.root.manager, "disable", logging.NOTSET)
+    logger().addHandler(listener)
+    logger().setLevel(logging.INFO)
+    try:
         unheard(speak)
-    assert [record.message for record in caplog.records] == ["one", "two", "three"] and not receiving
+    finally:
+        logger().setLevel(logging.NOTSET)
+        logger().removeHandler(listener)
+    assert heard == ["one", "two", "three"] and not receiving

@@ -10,7 +10,7 @@ import pytest
 from dclocal.places import home
 
 
-@pytest.mark.parametrize("cache", [None, "", "/var/tmp/caches"])
+@pytest.mark.parametrize("cache", [None, "", "/var/tmp/caches", "caches"])
 def test_everything_lies_where_platformdirs_would_have_it(monkeypatch: pytest.MonkeyPatch, cache: str | None) -> None:
     monkeypatch.delenv("DCLOCAL_HOME", raising=False)
     if cache is None:

@@ -20,6 +20,7 @@ from tests.kernel_sources import (
     VARIANTS,
     assert_refused,
     change_source,
+    compile_for,
     compile_variant,
     needs_compiler,
 )
@@ -98,6 +99,15 @@ def test_every_variant_does_the_same(tmp_path: Path, variant: str) -> None:
     made = tmp_path / f"{KERNELS.name} {variant}.so"  # a library is known by its path, were it another one
     compile_variant(KERNELS, variant, made)
     assert difference(made) == "" and (PRODUCTS in operators(made)) is (variant != "VNNI of 256 bits")
+
+
+@needs_compiler
+@pytest.mark.skipif("avx_vnni" not in cpu_flags(), reason="the processor has no VNNI of 256 bits")
+def test_vnni_of_256_bits_does_the_same(tmp_path: Path) -> None:
+    """With its own instructions, as far as this processor has those of others."""
+    made = tmp_path / f"{KERNELS.name} of 256 bits.so"
+    compile_for(KERNELS, "alderlake", made)
+    assert difference(made) == ""
 
 
 @pytest.mark.bundle

@@ -36,4 +36,11 @@ typedef __m256 floats;
 #define WHERE_GREATER(value, of, limit) _mm256_and_ps(value, _mm256_cmp_ps(of, limit, _CMP_GT_OQ))
 #endif
 
+/* In the order in which llama.cpp adds up eight numbers. */
+INLINE float sum_of_eight(__m256 of) {
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(of), _mm256_extractf128_ps(of, 1));
+    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+}
+
 #endif

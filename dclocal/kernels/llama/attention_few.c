@@ -30,12 +30,7 @@ INLINE float greatest_of(floats of) {
     return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
 }
 
-INLINE float sum_of(floats of) {
-    const __m256 eight = HALVES(_mm256_add_ps, of);
-    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
-}
+INLINE float sum_of(floats of) { return sum_of_eight(HALVES(_mm256_add_ps, of)); }
 
 /* All of a part's places, FEW at most. */
 void attend_few(const work *work, part part) {

@@ -51,12 +51,12 @@ typedef struct { uint8_t planes[DEPTH][QUADS][PLANES][4 * COLUMNS]; float scale[
 typedef struct { float scale[DEPTH][ROWS]; int32_t least[DEPTH][ROWS]; } activations;
 
 /* Unpacks LANES columns' weights, the vector `v`, of which each has `depth` blocks. */
-INLINE void unpack(const eight_columns *from, size_t next, size_t depth, int blocks, const code *code, int high_bits,
-                   weights *to, int v) {
+INLINE void unpack(const eight_columns *from, size_t next, size_t depth, size_t ahead, int blocks, const code *code,
+                   int high_bits, weights *to, int v) {
     const integers whole = TABLE(code->weights), four_bits = WIDE(set1_epi8)(15);
     const integers low = PLANES == 1 ? whole : AND(whole, four_bits), high = AND(WIDE(srli_epi16)(whole, 4), four_bits);
     for (int b = 0; b < blocks; b++) {
-        fetch_ahead(from + b, depth);
+        fetch_ahead(from + b, depth, ahead);
         WIDE(storeu_ps)(&to->scale[b][v * LANES], SCALES(from + b, next));
         for (int half = 0; half < 2; half++) {
             const integers first = LOAD(BYTES(from + b, next, half, 0)), second = LOAD(BYTES(from + b, next, half, 1));
@@ -194,6 +194,7 @@ INLINE void multiply(const four_rows *from, int blocks, const weights *columns, 
 INLINE void product(int length, float *to, size_t stride, const eight_columns *left, const four_rows *right, int rows,
                     int columns, const code *code, int high_bits) {
     const int depth = length / BLOCK;
+    const size_t ahead = ahead_of(depth);
     weights unpacked;
     activations read;
     for (int b = 0; b < depth; b += DEPTH) {
@@ -206,7 +207,8 @@ INLINE void product(int length, float *to, size_t stride, const eight_columns *l
                 const int count = columns - c < COLUMNS ? columns - c : COLUMNS;
                 for (int v = 0; v * LANES < count; v++) {
                     const size_t next = count - v * LANES > 8 ? depth : 0; /* the same again, where there are no more */
-                    unpack(left + (size_t)(c + v * LANES) / 8 * depth + b, next, depth, blocks, code, high_bits, &unpacked, v);
+                    const eight_columns *from_here = left + (size_t)(c + v * LANES) / 8 * depth + b;
+                    unpack(from_here, next, depth, ahead, blocks, code, high_bits, &unpacked, v);
                 }
                 for (int row = 0; row < panel; row += 4) {
                     const four_rows *four = from + (size_t)row / 4 * depth;

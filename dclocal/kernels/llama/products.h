@@ -1,4 +1,4 @@
-/* Matrix products with four-bit weights: what those of many rows and of one have in common.  See products.c. */
+/* Matrix products: what those of many rows, of one and of eight-bit weights have in common.  See products.c. */
 
 #ifndef PRODUCTS_H
 #define PRODUCTS_H
@@ -54,13 +54,18 @@ typedef struct { uint16_t scale[8]; uint8_t nibbles[8 * BLOCK / 2]; } eight_colu
 #define LOOK_UP(table, nibbles) WIDE(shuffle_epi8)(table, AND(nibbles, WIDE(set1_epi8)(15)))
 #endif
 
-/* Has a block's lines be fetched that is to be read some 20,000 bytes from now, or one more group of columns:
- * processors do not see by themselves how weights are read, and one row's products took twice as long. */
-INLINE void fetch_ahead(const eight_columns *block, size_t depth) {
-    const size_t group = LANES / 8 * depth, bytes = group * sizeof *block, groups = bytes < 20480 ? 20480 / bytes : 1;
+/* How far ahead of what is read weights are fetched: some 20,000 bytes, in whole vectors of columns of `depth` blocks,
+ * one at least.  Processors do not see by themselves how weights are read: one row's products took twice as long. */
+INLINE size_t ahead_of(size_t depth) {
+    const size_t bytes = LANES / 8 * depth * sizeof(eight_columns);
+    return (bytes < 20480 ? 20480 / bytes : 1) * bytes;
+}
+
+/* Has the lines be fetched that lie so far ahead of a block of each side. */
+INLINE void fetch_ahead(const eight_columns *block, size_t depth, size_t ahead) {
     for (int side = 0; side < LANES / 8; side++)
         for (size_t line = 0; line < sizeof *block; line += 64)
-            _mm_prefetch((const char *)(block + groups * group + side * depth) + line, _MM_HINT_T0);
+            _mm_prefetch((const char *)(block + side * depth) + ahead + line, _MM_HINT_T0);
 }
 
 /* What the sixteen nibbles stand for: weight + least. */

@@ -6,6 +6,7 @@
  * made unsigned by adding 128 to all, which is taken away from sums again, two columns of them share a vector, and they
  * are fetched before they are read. */
 
+#include "ggml.h"
 #include "products.h"
 #include "theirs.h"
 
@@ -14,7 +15,6 @@
 #ifdef MULTIPLY_ADD
 
 enum {
-    BYTES_KIND = 8, FLOATS_KIND = 0, /* ggml's numbers of types */
     EIGHTH = 8,                      /* sums of four products each, of a block */
     SHARED = LANES / EIGHTH,         /* columns of weights in a vector */
     AHEAD = 8,                       /* vectors of columns, that are fetched before they are read */
@@ -26,8 +26,6 @@ typedef struct { uint16_t scale; int8_t values[BLOCK]; } bytes; /* ggml's */
 
 /* Rows of activations, block by block: their values, what 128 times their sums is, and scales. */
 typedef struct { int8_t values[BLOCK]; int32_t less[EIGHTH]; float scale; } row_block;
-
-typedef struct { int thread, threads; } parameters; /* as far as they are read */
 
 typedef _Bool function(const parameters *, int64_t, int64_t, int64_t, const void *, int64_t, const void *, int64_t,
                        void *, int64_t, int, int, int);
@@ -62,15 +60,9 @@ static void read_rows(const bytes *from, int64_t next, int rows, int depth, row_
         }
 }
 
-/* In llama.cpp's order. */
-INLINE float sum_of(__m256 of) {
-    __m128 four = _mm_add_ps(_mm256_extractf128_ps(of, 1), _mm256_castps256_ps128(of));
-    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
-}
-
 /* `count` rows times the columns that share a vector. */
-INLINE void multiply(const bytes *const columns[2], const row_block *rows, int count, int depth, floats *to) {
+INLINE void multiply(const bytes *const columns[2], int64_t next, const row_block *rows, int count, int depth,
+                     floats *to) {
     floats totals[FEW];
 #pragma GCC unroll 8
     for (int r = 0; r < count; r++)
@@ -78,7 +70,7 @@ INLINE void multiply(const bytes *const columns[2], const row_block *rows, int c
     for (int b = 0; b < depth; b++) {
         const bytes *first = columns[0] + b, *second = columns[1] + b;
         for (int side = 0; side < SHARED; side++) /* as in products.h; a line has less than two blocks */
-            _mm_prefetch((const char *)(columns[0] + b + (AHEAD * SHARED + side) * depth), _MM_HINT_T0);
+            _mm_prefetch((const char *)(columns[0] + b + (AHEAD * SHARED + side) * next), _MM_HINT_T0);
         const integers weights = XOR(SIDE_BY_SIDE(first->values, second->values), WIDE(set1_epi8)(-128));
         const floats scales = SIDES(_cvtsh_ss(first->scale), _cvtsh_ss(second->scale));
 #pragma GCC unroll 8
@@ -98,22 +90,37 @@ static void product(const bytes *weights, int64_t next, int64_t from, int64_t en
                     int depth, float *to, int64_t stride) {
     for (int64_t column = from; column < end; column += SHARED)
         for (int first = 0; first < count; first += FEW) {
-            const int some = count - first < FEW ? count - first : FEW, last = column + SHARED - 1 < end ? SHARED - 1 : 0;
+            const int some = count - first < FEW ? count - first : FEW;
+            const int last = column + SHARED - 1 < end ? SHARED - 1 : 0;
             const bytes *const columns[2] = {weights + column * next, weights + (column + last) * next};
             const row_block *row = rows + (size_t)first * depth;
             floats totals[FEW];
             if (some > 4) /* constants, so that sums stay in registers; rows that are not there are zeros */
-                multiply(columns, row, FEW, depth, totals);
+                multiply(columns, next, row, FEW, depth, totals);
             else if (some > 2)
-                multiply(columns, row, 4, depth, totals);
+                multiply(columns, next, row, 4, depth, totals);
             else if (some > 1)
-                multiply(columns, row, 2, depth, totals);
+                multiply(columns, next, row, 2, depth, totals);
             else
-                multiply(columns, row, 1, depth, totals);
+                multiply(columns, next, row, 1, depth, totals);
             for (int r = 0; r < some; r++)
                 for (int c = 0; c <= last; c++)
-                    to[(first + r) * stride + column + c] = sum_of(HALF(totals[r], c));
+                    to[(first + r) * stride + column + c] = sum_of_eight(HALF(totals[r], c));
         }
+}
+
+/* One thread's share of all columns; a function of its own, for what it holds. */
+static __attribute__((noinline)) void share_of(const parameters *parameters, int64_t columns, int rows, int depth,
+                                               const bytes *left, int64_t left_next, const bytes *right,
+                                               int64_t right_next, float *to, int64_t stride) {
+    row_block read[ROWS * DEPTH];
+    read_rows(right, right_next, rows, depth, read);
+    const int filled = (rows + FEW - 1) / FEW * FEW; /* as many are multiplied together at most */
+    memset(read + rows * depth, 0, (filled - rows) * depth * sizeof *read);
+    const int64_t vectors = (columns + SHARED - 1) / SHARED;
+    const int64_t each = (vectors + parameters->threads - 1) / parameters->threads * SHARED;
+    const int64_t from = parameters->thread * each, end = from + each < columns ? from + each : columns;
+    product(left, left_next, from, end, read, rows, depth, to, stride);
 }
 
 /* llama.cpp's own name and arguments: `to` [rows, columns] = `right` [rows, depth] times the transpose of `left`
@@ -122,20 +129,14 @@ PUBLIC _Bool llamafile_sgemm(const parameters *parameters, int64_t columns, int6
                              const void *left, int64_t left_next, const void *right, int64_t right_next, void *to,
                              int64_t stride, int left_kind, int right_kind, int kind) {
     static function *own;
-    if (left_kind != BYTES_KIND || right_kind != BYTES_KIND || kind != FLOATS_KIND || rows > ROWS ||
+    if (left_kind != BYTES || right_kind != BYTES || kind != FLOAT32 || rows > ROWS ||
         depth > DEPTH) {
         if (!own) /* two threads that look for it find the same */
             own = (function *)theirs("llamafile_sgemm", __builtin_return_address(0));
         return own(parameters, columns, rows, depth, left, left_next, right, right_next, to, stride, left_kind,
                    right_kind, kind);
     }
-    row_block read[ROWS * DEPTH];
-    read_rows(right, right_next, rows, depth, read);
-    memset(read + rows * depth, 0, (ROWS - rows) * depth * sizeof *read);
-    const int64_t vectors = (columns + SHARED - 1) / SHARED;
-    const int64_t each = (vectors + parameters->threads - 1) / parameters->threads * SHARED;
-    const int64_t from = parameters->thread * each, end = from + each < columns ? from + each : columns;
-    product(left, left_next, from, end, read, rows, depth, to, stride);
+    share_of(parameters, columns, rows, depth, left, left_next, right, right_next, to, stride);
     return 1;
 }
 

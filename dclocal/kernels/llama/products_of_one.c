@@ -19,6 +19,7 @@ typedef struct { uint16_t scale; int8_t values[BLOCK]; } one_row;
 INLINE void product(int length, float *to, const eight_columns *left, const one_row *right, int columns,
                     const code *code) {
     const int depth = length / BLOCK;
+    const size_t ahead = ahead_of(depth);
     const integers table = TABLE(code->weights);
     for (int first = 0; first < depth; first += DEPTH) {
         const int blocks = depth - first < DEPTH ? depth - first : DEPTH;
@@ -37,7 +38,7 @@ INLINE void product(int length, float *to, const eight_columns *left, const one_
             const size_t next = count > 8 ? depth : 0; /* the other eight columns' */
             floats total = first ? LOAD_COLUMNS(to + c, count) : WIDE(setzero_ps)();
             for (int b = 0; b < blocks; b++) {
-                fetch_ahead(weights + b, depth);
+                fetch_ahead(weights + b, depth, ahead);
                 integers sums[2] = {EIGHT(least[b]), EIGHT(least[b])};
                 for (int half = 0; half < 2; half++) {
                     int64_t low, high;

@@ -30,7 +30,7 @@ typedef struct { int heads; float scale; } settings;
 
 /* TOGETHER rows of pairs, `stride` pairs apart, times `vectors` of columns of them. */
 INLINE void multiply(const int32_t *left, size_t stride, const int32_t *right, int pairs, int vectors, integers *to) {
-    const int32_t *lower = left + HALF * stride;
+    const int32_t *lower = left + HALF * stride; /* or each row would need a register for its place */
     integers sums[TOGETHER][VECTORS]; /* in registers: none of these loops is left */
 #pragma GCC unroll 6
     for (int r = 0; r < TOGETHER; r++)

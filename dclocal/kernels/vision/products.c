@@ -174,7 +174,9 @@ static void multiply_rows(void *with, size_t part) {
         const int first = b * COLUMNS, wide = matrix->columns - first < COLUMNS ? matrix->columns - first : COLUMNS;
         float scales[COLUMNS] = {0}, bias[COLUMNS] = {0};
         for (int c = 0; c < wide; c++)
-            scales[c] = matrix->scales[matrix->shared ? 0 : first + c], bias[c] = work->bias ? work->bias[first + c] : 0;
+            scales[c] = matrix->scales[matrix->shared ? 0 : first + c];
+        for (int c = 0; c < wide && work->bias; c++)
+            bias[c] = work->bias[first + c];
         for (int r = 0; r < count; r += TOGETHER) {
             const int some = count - r < TOGETHER ? count - r : TOGETHER;
             if (wide == COLUMNS)

@@ -8,7 +8,7 @@
 #ifdef WIDE_512
 enum { VECTORS = 4, TOGETHER = 6 /* rows that are multiplied at a time */ };
 #else
-enum { VECTORS = 2, TOGETHER = 3, RUN = 3 /* quads of a row whose products are added in 16 bits: see products_arranged.c */ };
+enum { VECTORS = 2, TOGETHER = 3, RUN = 3 /* quads whose products are added in 16 bits: see products_arranged.c */ };
 #endif
 enum {
     COLUMNS = VECTORS * LANES, /* that are multiplied together */

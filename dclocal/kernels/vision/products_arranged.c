@@ -13,7 +13,7 @@
 #include <string.h>
 
 enum {
-    SUM = 32767,          /* the greatest of 16 bits: what is left of it by the heaviest pair of weights, is for activations */
+    SUM = 32767,          /* the greatest of 16 bits: what the heaviest pair of weights leaves is for activations */
     LANES16 = 2 * COLUMNS /* sums in 16 bits: of either half of a quad, for each column */
 };
 
