@@ -83,10 +83,13 @@ INLINE void narrow(const float *from, int count, const floats factors[2], int16_
 INLINE float narrow_row(const float *from, int count, int16_t *to) {
     floats most = WIDE(set1_ps)(FLT_MIN), squares = WIDE(setzero_ps)();
     float row[WIDTH + PART];
-    memcpy(row, from, count * sizeof *row);
-    memset(row + count, 0, PART * sizeof *row);
+    if (count % PART) { /* made up by zeros */
+        memcpy(row, from, count * sizeof *row);
+        memset(row + count, 0, PART * sizeof *row);
+        from = row;
+    }
     for (int i = 0; i < count; i += LANES) {
-        const floats numbers = WIDE(loadu_ps)(row + i);
+        const floats numbers = WIDE(loadu_ps)(from + i);
         most = WIDE(max_ps)(most, magnitude(numbers));
         squares = WIDE(fmadd_ps)(numbers, numbers, squares);
     }
@@ -98,7 +101,7 @@ INLINE float narrow_row(const float *from, int count, int16_t *to) {
     const float factor = by_most < by_length ? by_most : by_length;
     const floats factors[2] = {WIDE(set1_ps)(factor), WIDE(set1_ps)(factor)};
     for (int i = 0; i < count; i += PART)
-        narrow(row + i, PART, factors, to + i);
+        narrow(from + i, PART, factors, to + i);
     return 1 / factor;
 }
 

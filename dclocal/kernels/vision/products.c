@@ -68,15 +68,17 @@ INLINE integers four_of(const uint8_t *from) {
 
 #ifdef WIDE_512
 
-/* Sums of TOGETHER rows' products with the columns of a block. */
-INLINE void multiply(const uint8_t *from, size_t stride, const block *block, integers total[TOGETHER][VECTORS]) {
+/* Sums of TOGETHER rows' products with the columns of a block; has a line `ahead` be fetched with each of its quads. */
+INLINE void multiply(const uint8_t *from, size_t stride, const block *block, const int8_t *ahead,
+                     integers total[TOGETHER][VECTORS]) {
     const int8_t *weights = block->weights;
 #pragma GCC unroll 6
     for (int r = 0; r < TOGETHER; r++)
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; v++)
             total[r][v] = _mm512_set1_epi32(0);
-    for (int q = 0; q < block->count; q++, weights += 4 * COLUMNS, from += 4) {
+    for (int q = 0; q < block->count; q++, weights += 4 * COLUMNS, from += 4, ahead += 64) {
+        _mm_prefetch((const char *)ahead, _MM_HINT_T1);
         const integers columns[VECTORS] = {LOAD(weights), LOAD(weights + 64), LOAD(weights + 128), LOAD(weights + 192)};
 #pragma GCC unroll 6
         for (int r = 0; r < TOGETHER; r++) {
@@ -96,8 +98,10 @@ INLINE void multiply(const uint8_t *from, size_t stride, const block *block, int
 /* Has a value stay in a register, where compilers would load it anew for each use. */
 #define KEEP(value) __asm__("" : "+x"(value))
 
-INLINE void multiply(const uint8_t *from, size_t stride, const block *block, integers total[TOGETHER][VECTORS]) {
+INLINE void multiply(const uint8_t *from, size_t stride, const block *block, const int8_t *ahead,
+                     integers total[TOGETHER][VECTORS]) {
     const int8_t *weights = block->weights;
+    (void)ahead;
 #pragma GCC unroll 3
     for (int r = 0; r < TOGETHER; r++)
         total[r][0] = total[r][1] = _mm256_setzero_si256();
@@ -135,7 +139,9 @@ INLINE void multiply_block(const rows *rows, int row, int count, const work *wor
                            const float *bias, int wide, float *to) {
     const matrix *matrix = work->matrix;
     integers total[TOGETHER][VECTORS];
-    multiply(rows->values + row * rows->stride, rows->stride, &matrix->of[b], total);
+    const block *block = &matrix->of[b], *next = b + 1 < matrix->blocks ? block + 1 : block;
+    const int8_t *ahead = next->weights + (size_t)row / TOGETHER * block->count * 64; /* a part of it with each rows */
+    multiply(rows->values + row * rows->stride, rows->stride, block, ahead, total);
 #pragma GCC unroll 6
     for (int r = 0; r < TOGETHER; r++) {
         if (r == count)
