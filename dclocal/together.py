@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dclocal.lanes import Lane, Lanes
 
 MOST_LANES = 8
-"""More are no faster beside another worker, and the first line comes later."""
+"""A step of eight costs little more than two of two; more would gain little, and the first line comes later."""
 LANES_BYTES = 128 << 20
 """What the memory of a worker's lanes may take."""
 ROOM_STEP = 64

@@ -1,5 +1,5 @@
 /* Rows over the root of the mean of their squares, times weights: llama.cpp's function
- * ggml_compute_forward_rms_norm_mul_fused, which adds up squares one by one, in float64.  Here sixteen sums are added up
+ * ggml_compute_forward_rms_norm_mul_fused, which adds up squares one by one, in float64.  Here sixteen are added up
  * side by side, in float64, too: results are the same but where a mean lies between two of float32's numbers. */
 
 #include "../wide.h"

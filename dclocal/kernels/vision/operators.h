@@ -56,10 +56,8 @@ typedef struct {
 } own;
 
 extern own attention, bias_gelu;
-#if defined(__AMX_INT8__) || (defined(__AVXVNNI__) && !defined(WIDE_512))
-/* ONNX Runtime has products in matrix tiles, and for VNNI of 256 bits its own were never seen to be slower. */
-#else
-#define WITH_PRODUCTS
+#if !defined(__AMX_INT8__) && (defined(WIDE_512) || !defined(__AVXVNNI__))
+#define WITH_PRODUCTS /* with AMX ONNX Runtime's are in tiles; with VNNI of 256 bits alone nobody has compared them */
 extern own products;
 #endif
 
