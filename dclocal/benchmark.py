@@ -20,6 +20,7 @@ import numpy as np
 
 from dclocal.bundle import Bundle, Sampling
 from dclocal.chat_events import Answered, TextPiece
+from dclocal.child_python import module_command
 from dclocal.known_pictures import LIMIT
 from dclocal.machine import peak_memory_of_children_bytes, usable_cores
 from dclocal.prompt import Embeds, Tokens
@@ -159,7 +160,7 @@ def measure_processes(bundle: Bundle, runs: int, progress: Progress) -> list[Mea
 
 def _until_said(arguments: Sequence[str], environment: Mapping[str, str]) -> float:
     """Milliseconds from starting a process of ours to the first byte that it prints."""
-    command = [sys.executable, *_program(), *arguments]
+    command = _program(*arguments)
     variables = {**os.environ, **environment}
     started = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=variables) as process:
@@ -172,10 +173,12 @@ def _until_said(arguments: Sequence[str], environment: Mapping[str, str]) -> flo
     return milliseconds
 
 
-def _program() -> list[str]:
-    """The script that an installed package has, as a user starts it; it looks for no module in the current folder."""
+def _program(*arguments: str) -> list[str]:
+    """The script that an installed package has, as a user starts it, or the package where there is none."""
     script = Path(sys.executable).with_name("dclocal")
-    return [str(script)] if script.is_file() else ["-m", "dclocal"]
+    if script.is_file():
+        return [sys.executable, str(script), *arguments]
+    return module_command("dclocal", *arguments)
 
 
 def measure_stages(models: Opened, runs: int, progress: Progress) -> list[Stage]:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,20 +34,22 @@ class BareLlama:
         self._context = None
         self._model = load_model(path)
         try:
-            n_vocab = llama.llama_vocab_n_tokens(self._model.vocab)
+            self._open(path, n_ctx, threads)
         except BaseException:
             self.close()
             raise
+
+    def _open(self, path: Path, n_ctx: int, threads: int) -> None:
+        n_vocab = llama.llama_vocab_n_tokens(self._model.vocab)
         params = llama.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, BATCH, MICRO_BATCH
         params.n_threads = params.n_threads_batch = threads
         params.no_perf = True
         self._context = run_logging(llama.llama_init_from_model, self._model.pointer, params)
         if not self._context:
-            self.close()
             raise BundleError(f"{path}: no context of {n_ctx} tokens could be made", "free memory and try again")
-        self._memory = llama.llama_get_memory(self._context)
-        self._ids = np.random.default_rng(0).integers(0, n_vocab, n_ctx, dtype=np.int32)
+        self._memory: Any = llama.llama_get_memory(self._context)
+        self._ids: np.ndarray = np.random.default_rng(0).integers(0, n_vocab, n_ctx, dtype=np.int32)
 
     def prefill(self, tokens: int) -> None:
         """llama-bench's "pp": evaluate `tokens` random tokens from an empty cache."""

@@ -49,7 +49,7 @@ class KnownPictures:
         manifest = hashlib.sha256((bundle.path / MANIFEST).read_bytes())
         self._model = hashlib.sha256(f"{manifest.hexdigest()} {build()}".encode()).digest()
         self._vision, self._folder, self._limit = bundle.manifest.vision, folder, limit_bytes
-        self._expected: dict[Path, bytes] = {}
+        self._expected: tuple[Path, bytes] | None = None
 
     def knows(self, key: str) -> bool:
         """Whether there is an entry for a picture's embeddings, which may still turn out to be damaged."""
@@ -85,14 +85,13 @@ class KnownPictures:
         name = self._read(self._named(NEWEST, key))
         path = self._folder / (name or b"").decode(errors="replace")
         if path.suffix == STATE and path.parent == self._folder and (content := self._read(path)) is not None:
-            self._expected = {path: content}
+            self._expected = path, content
 
     def state(self, cells: Sequence[Cell], adapters: Mapping[str, float]) -> bytes | None:
         """llama.cpp's state of these cells, evaluated with these adapters; None where it is not known."""
         path = self._of_cells(cells, adapters)
-        expected = self._expected.pop(path, None)
-        self._expected.clear()  # another one is not asked for any more
-        return self._read(path) if expected is None else expected
+        expected, self._expected = self._expected, None  # another one is not asked for any more
+        return expected[1] if expected and expected[0] == path else self._read(path)
 
     def keep_state(self, cells: Sequence[Cell], adapters: Mapping[str, float], data: bytes) -> None:
         """Keep the state of these cells."""

@@ -10,15 +10,14 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from dclocal.ggml_graph import FLOAT, INTEGER, POINTER, Graph, Tensor, by_two_threads
+
 NAME = "ggml_compute_forward_flash_attn_ext"
 OURS_NEAR, THEIRS_NEAR = 1e-4, 5e-2
-MEMORY = 1 << 24
-FLOAT32, FLOAT16 = 0, 1
-POINTER, SIZE, INTEGER, LONG, FLOAT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int64, ctypes.c_float
 
 
 class Shape(NamedTuple):
@@ -44,43 +43,6 @@ SHAPES = (
 """Less than is taken at a time of each, and several times that with something left; one query and many."""
 
 
-class Memory(ctypes.Structure):
-    """ggml_init_params."""
-
-    _fields_ = (("size", SIZE), ("buffer", POINTER), ("without_data", ctypes.c_bool))
-
-
-class _Tensor(ctypes.Structure):
-    """ggml_tensor, as `kernels/llama/ggml.h` has it."""
-
-    _fields_ = (
-        ("type", INTEGER),
-        ("buffer", POINTER),
-        ("ne", LONG * 4),
-        ("nb", SIZE * 4),
-        ("op", INTEGER),
-        ("options", FLOAT * 16),
-        ("flags", INTEGER),
-        ("sources", POINTER * 10),
-        ("view", POINTER),
-        ("view_at", SIZE),
-        ("data", POINTER),
-    )
-
-
-class Parameters(ctypes.Structure):
-    """ggml_compute_params."""
-
-    _fields_ = (
-        ("thread", INTEGER),
-        ("threads", INTEGER),
-        ("size", SIZE),
-        ("work", POINTER),
-        ("pool", POINTER),
-        ("reference", ctypes.c_bool),
-    )
-
-
 class Computation(NamedTuple):
     """An attention in ggml's memory: the address of the result's tensor, its numbers and those that they are to be,
     `[sequences, queries, heads, width]`, and what has llama.cpp compute them."""
@@ -100,22 +62,16 @@ def difference(ours: ctypes.CDLL, theirs: ctypes.CDLL) -> str:
     random = np.random.default_rng(0)
     for shape in SHAPES:
         with computation(theirs, random, shape) as work:
-            if _Tensor.from_address(work.tensor).data != work.result.ctypes.data:
+            if Tensor.from_address(work.tensor).data != work.result.ctypes.data:
                 return "llama.cpp's tensors have other fields than ours"
             work.by_llama_cpp()
             if (worst := work.worst()) > THEIRS_NEAR:
                 return f"{NAME} of {shape} means something else than ours: {worst} apart"
             work.result[:] = np.nan
-            for thread in range(2):
-                parameters = Parameters(thread, 2, 0, None, None, False)
-                function(ours, NAME, None, POINTER, POINTER)(ctypes.addressof(parameters), work.tensor)
+            by_two_threads(ours, NAME, work.tensor)
             if not (worst := work.worst()) <= OURS_NEAR:
                 return f"{NAME} of {shape} differs by up to {worst}"
     return ""
-
-
-def function(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
-    return ctypes.CFUNCTYPE(result, *arguments)((name, library))
 
 
 @contextmanager
@@ -123,31 +79,17 @@ def computation(
     ggml: ctypes.CDLL, random: np.random.Generator, shape: Shape, *, masked: bool = True, cap: float = 0
 ) -> Iterator[Computation]:
     """An attention of random numbers, for as long as it takes; with a `cap`, scores come no further from 0."""
-    memory = function(ggml, "ggml_init", POINTER, Memory)(Memory(MEMORY, None, False))
-    new = function(ggml, "ggml_new_tensor_4d", POINTER, POINTER, INTEGER, *[LONG] * 4)
-    permute = function(ggml, "ggml_permute", POINTER, POINTER, POINTER, *[INTEGER] * 4)
-    attention = function(ggml, "ggml_flash_attn_ext", POINTER, *[POINTER] * 5, *[FLOAT] * 3)
-    address = function(ggml, "ggml_get_data", POINTER, POINTER)
-    compute = function(ggml, "ggml_graph_compute_with_ctx", INTEGER, POINTER, POINTER, INTEGER)
-
-    def tensor(values: np.ndarray) -> int:
-        made: int = new(memory, FLOAT16 if values.dtype == np.float16 else FLOAT32, *reversed(values.shape))
-        ctypes.memmove(address(made), values.ctypes.data, values.nbytes)
-        return made
-
-    try:
+    with Graph(ggml) as graph:
         queries, keys, values, mask = _values(random, shape)
         mask = mask if masked else np.zeros_like(mask)
-        turned = [permute(memory, tensor(these), 0, 2, 1, 3) for these in (queries, keys, values)]
+        turns = (POINTER, *[INTEGER] * 4)
+        turned = [graph.call("ggml_permute", turns, graph.tensor(v), 0, 2, 1, 3) for v in (queries, keys, values)]
         scale = shape.width**-0.5
-        result = attention(memory, *turned, tensor(mask[:, None]) if masked else None, scale, 0, cap)
-        graph = function(ggml, "ggml_new_graph", POINTER, POINTER)(memory)
-        function(ggml, "ggml_build_forward_expand", None, POINTER, POINTER)(graph, result)
-        numbers = np.ctypeslib.as_array(ctypes.cast(address(result), ctypes.POINTER(FLOAT)), queries.shape)
+        masks = graph.tensor(mask[:, None]) if masked else None
+        kinds = (*[POINTER] * 4, *[FLOAT] * 3)
+        result = graph.call("ggml_flash_attn_ext", kinds, *turned, masks, scale, 0, cap)
         expected = _attention(queries, keys, values, mask, scale, cap)
-        yield Computation(result, numbers, expected, lambda: compute(memory, graph, 2))
-    finally:
-        function(ggml, "ggml_free", None, POINTER)(memory)
+        yield Computation(result, graph.numbers(result, queries.shape), expected, graph.of(result))
 
 
 def _values(random: np.random.Generator, shape: Shape) -> tuple[np.ndarray, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dclocal import llama_attention_check, llama_norms_check
+from dclocal.ggml_graph import Parameters
 
 NAMES = ("ggml_gemm_iq4_nl_8x8_q8_0", "ggml_gemm_q4_0_8x8_q8_0")
 OF_ONE_ROW = {name: name.replace("gemm", "gemv") for name in NAMES}
@@ -88,7 +89,7 @@ def _product_of_bytes(library: ctypes.CDLL, left: np.ndarray, right: np.ndarray,
         ctypes.c_bool, pointer, size, size, size, pointer, size, pointer, size, pointer, size, kind, kind, kind
     )((OF_BYTES, library))
     for thread in range(threads):
-        parameters = (ctypes.c_int * 16)(thread, threads)  # ggml_compute_params, of which no more is read
+        parameters = Parameters(thread, threads, 0, None, None, False)
         where = (apart.ctypes.data, depth + 3, right.ctypes.data, depth, result.ctypes.data, columns + 5)
         if not call(ctypes.addressof(parameters), columns, rows, depth, *where, BYTES, BYTES, FLOATS):
             return _one_by_one(library, left, right)

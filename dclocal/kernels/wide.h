@@ -20,6 +20,7 @@ typedef __m512 floats;
 #define AND _mm512_and_si512
 #define AS_FLOATS _mm512_castsi512_ps
 #define AS_INTEGERS _mm512_castps_si512
+#define HALF(of, upper) ((upper) ? _mm512_extractf32x8_ps(of, 1) : _mm512_castps512_ps256(of))
 /* The value where `of` is greater than the limit, else 0. */
 #define WHERE_GREATER(value, of, limit) _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(of, limit, _CMP_GT_OQ), value)
 #else
@@ -33,6 +34,7 @@ typedef __m256 floats;
 #define AND _mm256_and_si256
 #define AS_FLOATS _mm256_castsi256_ps
 #define AS_INTEGERS _mm256_castps_si256
+#define HALF(of, upper) ((void)(upper), of)
 #define WHERE_GREATER(value, of, limit) _mm256_and_ps(value, _mm256_cmp_ps(of, limit, _CMP_GT_OQ))
 #endif
 

@@ -37,8 +37,7 @@ PUBLIC void OURS(const parameters *parameters, tensor *result) {
     if (!is_ours(parameters, result)) {
         attention_declined |= result->src[3] != NULL;
         static function *own;
-        if (!own) /* two threads that look for it find the same */
-            own = (function *)theirs(NAME, __builtin_return_address(0));
+        FIND_THEIRS(own, NAME);
         own(parameters, result);
         return;
     }

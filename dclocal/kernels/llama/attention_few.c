@@ -2,11 +2,9 @@
 
 #include "attention.h"
 
-/* Either half of a vector. */
+/* Eight numbers of a vector: where there are sixteen, the halves put together. */
 #ifdef WIDE_512
-#define LOWER(of) _mm512_castps512_ps256(of)
-#define UPPER(of) _mm512_extractf32x8_ps(of, 1)
-#define HALVES(how, of) how(LOWER(of), UPPER(of))
+#define HALVES(how, of) how(HALF(of, 0), HALF(of, 1))
 #else
 #define HALVES(how, of) (of)
 #endif

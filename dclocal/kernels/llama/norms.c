@@ -36,8 +36,7 @@ PUBLIC void OURS(const parameters *parameters, tensor *norm, tensor *result) {
     if (from->type != FLOAT32 || weights->type != FLOAT32 || from->nb[0] != 4 || weights->nb[0] != 4 ||
         result->nb[0] != 4 || weights->ne[0] != count || count % (2 * EIGHT)) {
         static function *own;
-        if (!own) /* two threads that look for it find the same */
-            own = (function *)theirs(NAME, __builtin_return_address(0));
+        FIND_THEIRS(own, NAME);
         own(parameters, norm, result);
         return;
     }

@@ -38,13 +38,11 @@ typedef _Bool function(const parameters *, int64_t, int64_t, int64_t, const void
                        _mm256_loadu_si256((const __m256i *)(second)), 1)
 #define SIDES(first, second) \
     _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_set1_ps(first)), _mm256_set1_ps(second), 1)
-#define HALF(of, upper) ((upper) ? _mm512_extractf32x8_ps(of, 1) : _mm512_castps512_ps256(of))
 #define XOR _mm512_xor_si512
 #else
 #define BOTH LOAD
 #define SIDE_BY_SIDE(first, second) ((void)(second), LOAD(first))
 #define SIDES(first, second) ((void)(second), _mm256_set1_ps(first))
-#define HALF(of, upper) ((void)(upper), of)
 #define XOR _mm256_xor_si256
 #endif
 
@@ -128,11 +126,9 @@ static __attribute__((noinline)) void share_of(const parameters *parameters, int
 PUBLIC _Bool llamafile_sgemm(const parameters *parameters, int64_t columns, int64_t rows, int64_t depth,
                              const void *left, int64_t left_next, const void *right, int64_t right_next, void *to,
                              int64_t stride, int left_kind, int right_kind, int kind) {
-    static function *own;
-    if (left_kind != BYTES || right_kind != BYTES || kind != FLOAT32 || rows > ROWS ||
-        depth > DEPTH) {
-        if (!own) /* two threads that look for it find the same */
-            own = (function *)theirs("llamafile_sgemm", __builtin_return_address(0));
+    if (left_kind != BYTES || right_kind != BYTES || kind != FLOAT32 || rows > ROWS || depth > DEPTH) {
+        static function *own;
+        FIND_THEIRS(own, "llamafile_sgemm");
         return own(parameters, columns, rows, depth, left, left_next, right, right_next, to, stride, left_kind,
                    right_kind, kind);
     }

@@ -134,7 +134,7 @@ INLINE void multiply(const uint8_t *from, size_t stride, const block *block, con
 
 #endif
 
-/* Multiplies TOGETHER rows, of which `count` are written, by the columns from `first` on, of which `wide` are. */
+/* Multiplies TOGETHER rows, of which `count` are written, by the columns of block `b`, of which `wide` are. */
 INLINE void multiply_block(const rows *rows, int row, int count, const work *work, int b, const float *scales,
                            const float *bias, int wide, float *to) {
     const matrix *matrix = work->matrix;
