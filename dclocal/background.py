@@ -18,16 +18,17 @@ class Begun(Generic[Made]):
     def __init__(self, function: Callable[..., Made], *arguments: Any):
         self._function, self._arguments = function, arguments
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._make)
-        self._thread.start()
+        self._done = threading.Event()
+        threading.Thread(target=self._make).start()
 
     def result(self) -> Made:
         """It, once it is there; raises what the function raised.  Interrupted, it waits all the same: what runs in C
-        cannot be called off, nor left alone with what it works on."""
+        cannot be called off, nor left alone with what it works on.  (Python 3.11's `join`, interrupted, takes a thread
+        for ended.)"""
         interrupted: BaseException | None = None
-        while self._thread.is_alive():
+        while not self._done.is_set():
             try:
-                self._thread.join()
+                self._done.wait()
             except BaseException as error:
                 interrupted = error
         if interrupted is not None:
@@ -41,3 +42,4 @@ class Begun(Generic[Made]):
             self._made = self._function(*self._arguments)
         except BaseException as error:
             self._error = error
+        self._done.set()
