@@ -96,15 +96,15 @@ def test_an_interrupted_wait_waits_to_the_end(monkeypatch: pytest.MonkeyPatch) -
     """What llama.cpp works on must not be freed under it."""
     ended = threading.Event()
     begun = Begun(lambda: time.sleep(0.2) or ended.set())
-    real, calls = begun._thread.join, []
+    real, calls = begun._done.wait, []
 
-    def join() -> None:
+    def wait() -> None:
         calls.append(1)
         if len(calls) == 1:
             raise KeyboardInterrupt
         real()
 
-    monkeypatch.setattr(begun._thread, "join", join)
+    monkeypatch.setattr(begun._done, "wait", wait)
     with pytest.raises(KeyboardInterrupt):
         begun.result()
     assert ended.is_set()
